@@ -1,0 +1,39 @@
+"""Typed settings. Every problem is reported at once; nothing else reads the environment."""
+
+from services.config.exposure import check_exposure, is_loopback, passthrough_enabled
+from services.config.load import load, load_here
+from services.config.problems import ConfigErrors, Problem
+from services.config.settings import (
+    ROOT,
+    Auth,
+    BotMode,
+    Files,
+    GatewayKeySetting,
+    Models,
+    Redis,
+    RefreshToAccess,
+    Server,
+    Settings,
+    Store,
+)
+
+__all__ = [
+    "ROOT",
+    "Auth",
+    "BotMode",
+    "ConfigErrors",
+    "Files",
+    "GatewayKeySetting",
+    "Models",
+    "Problem",
+    "Redis",
+    "RefreshToAccess",
+    "Server",
+    "Settings",
+    "Store",
+    "check_exposure",
+    "is_loopback",
+    "load",
+    "load_here",
+    "passthrough_enabled",
+]

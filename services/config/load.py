@@ -1,0 +1,105 @@
+"""Reads config.json and the environment into `Settings`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from dotenv import dotenv_values
+
+from services.config.kinds import Group
+from services.config.problems import ConfigErrors, Problem
+from services.config.reader import ABSENT, Reader, Spot
+from services.config.rules import advice, contradictions, settle_model_names
+from services.config.settings import ROOT, Settings
+
+FILE_VARIABLE = "CAUSEWAY_CONFIG"
+"""Names the configuration file, where it is neither data/config.json nor config.json."""
+
+
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    provider_types: Mapping[str, type] | None = None,
+) -> Settings:
+    """The settings from the file at `path` (None: no file) with `environ` on top.
+
+    `provider_types` gives for each provider name the struct, or the list of structs, that types
+    `providers.<name>`; without it `providers` is left empty. Raises `ConfigErrors`.
+    """
+    source = "" if path is None else str(path)
+    reader = Reader(environ)
+    raw = {} if path is None else _read_file(path, reader)
+    typed = reader.struct(_with_providers(provider_types), raw, Spot(source=source))
+    if typed is ABSENT:
+        raise ConfigErrors(reader.problems)
+    settings, doubles = settle_model_names(_plain(typed), reader.given, source)
+    problems = [*reader.problems, *doubles, *contradictions(settings, source)]
+    if problems:
+        raise ConfigErrors(problems)
+    return msgspec.structs.replace(settings, warnings=(*reader.warnings, *advice(settings)))
+
+
+def load_here(provider_types: Mapping[str, type] | None = None, root: Path = ROOT) -> Settings:
+    """The settings of this process: environment, then `.env`, then a file, all found in `root`.
+
+    The file is the one named by `CAUSEWAY_CONFIG`, else data/config.json, where old deployments
+    mount theirs, else config.json. Raises `ConfigErrors`.
+    """
+    dotenv = dotenv_values(root / ".env", interpolate=False)
+    environ = {name: text for name, text in dotenv.items() if text is not None} | dict(os.environ)
+    return load(_find(root, environ), environ, provider_types)
+
+
+def _find(root: Path, environ: Mapping[str, str]) -> Path | None:
+    if named := environ.get(FILE_VARIABLE):
+        return root / named
+    usual = (root / "data" / "config.json", root / "config.json")
+    return next((path for path in usual if path.is_file()), None)
+
+
+def _read_file(path: Path, reader: Reader) -> Any:
+    """The JSON in a file; where there is none, `{}` and a problem, so that reading goes on."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_doubles)
+    except json.JSONDecodeError as exc:
+        trouble = f"not JSON at line {exc.lineno}, column {exc.colno}: {exc.msg}"
+    except OSError as exc:
+        trouble = f"cannot be read: {exc.strerror or type(exc).__name__}"
+    except UnicodeDecodeError:
+        trouble = "is not UTF-8 text"
+    except ValueError as exc:
+        trouble = str(exc)
+    reader.problems.append(Problem(str(path), "", trouble))
+    return {}
+
+
+def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    doubles = sorted({name for name in names if names.count(name) > 1})
+    if doubles:
+        raise ValueError(f"a key stands twice in one object: {', '.join(doubles)}")
+    return dict(pairs)
+
+
+def _with_providers(types: Mapping[str, type] | None) -> type[msgspec.Struct]:
+    """`Settings` with `providers` typed by what each provider brings: one walk reads all."""
+    if types is None:
+        return Settings
+    fields: list[tuple[str, Any, Any]] = [(name, kind | None, None) for name, kind in types.items()]
+    group = msgspec.defstruct("Providers", fields, bases=(Group,), frozen=True, kw_only=True)
+    return msgspec.defstruct(
+        "Typed", [("providers", group, group())], bases=(Settings,), frozen=True, kw_only=True
+    )
+
+
+def _plain(typed: Any) -> Settings:
+    values = {name: getattr(typed, name) for name in Settings.__struct_fields__}
+    group = values["providers"]
+    decoded = msgspec.structs.asdict(group) if isinstance(group, msgspec.Struct) else {}
+    values["providers"] = {name: value for name, value in decoded.items() if value is not None}
+    return Settings(**values)

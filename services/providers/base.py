@@ -1,0 +1,125 @@
+"""What a provider is, and the one loop that reads an upstream.
+
+A provider knows its upstream and our events, nothing else. `build(context)` of its module returns
+it, or None when the settings do not switch it on; `SETTINGS` of its module, if there is one,
+types `providers.<name>` of the settings.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from services.config import Settings
+from services.core.errors import GatewayError
+from services.core.events import SILENCE, Event, Events
+from services.core.models import Credential, ModelCard
+from services.core.requests import ChatRequest
+from services.transport import Exchange, Transport
+
+TICK = 1.0
+"""Seconds of upstream silence after which a stream yields an empty batch."""
+
+MAX_ERROR_BODY = 256 * 1024
+MAX_REPLY_BODY = 64 * 1024 * 1024
+
+
+class Cache(Protocol):
+    """Small facts shared by all workers for a while; away or full, it forgets, and never raises."""
+
+    def get(self, key: str) -> bytes | None: ...
+
+    def set(self, key: str, value: bytes, seconds: float) -> None: ...
+
+
+class Background(Protocol):
+    """Runs bounded, retried work after the response. A task that raises is tried again."""
+
+    def submit(self, name: str, task: Callable[[], None]) -> None: ...
+
+
+class RateGate(Protocol):
+    """A limit that holds across workers and machines."""
+
+    def wait(self, key: str, per_minute: int, patience: float) -> float | None:
+        """Take a place, waiting at most `patience` seconds; else the seconds until there is one."""
+        ...
+
+
+class ProviderContext(msgspec.Struct, frozen=True):
+    """What a provider is built from."""
+
+    settings: Settings
+    transport: Transport
+    cache: Cache
+    background: Background
+    gate: RateGate
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where a model name leads: the upstream's name for it, and the operator's credential for it,
+    if any.
+
+    `key` tells the provider which of its own upstreams is meant.
+    """
+
+    upstream_model: str
+    credential: Credential | None = None
+    key: str = ""
+
+
+class Provider(ABC):
+    """One kind of upstream.
+
+    Shared by all requests of a worker: nothing per request lives on `self`.
+    """
+
+    name: str
+
+    @abstractmethod
+    def models(self) -> Iterable[ModelCard]:
+        """The models to list."""
+
+    @abstractmethod
+    def route(self, model: str) -> Route | None:
+        """Where `model` leads, or None if this provider does not know the name."""
+
+    def catch_all(self, model: str) -> Route | None:
+        """Where a name leads that no provider knows, if this provider takes such names."""
+        return None
+
+    @abstractmethod
+    def stream(self, request: ChatRequest, route: Route, credential: Credential) -> Events:
+        """Ask the upstream and yield its answer in batches.
+
+        Nothing is sent before the first `next`. Closing the iterator closes the upstream
+        connection. Raises `UpstreamError` and its kin; `InvalidRequest` for what the upstream
+        cannot take.
+        """
+
+
+def read_answer(
+    exchange: Exchange,
+    check: Callable[[Exchange], GatewayError | None],
+    feed: Callable[[bytes], list[Event]],
+    end: Callable[[], list[Event]],
+) -> Events:
+    """Drive one exchange: `check` its status and headers once, `feed` it what arrives, `end` it
+    at the end.
+
+    `check` may read the body of a refusal; what it returns is raised.
+    """
+    try:
+        while not exchange.wait(TICK):
+            yield SILENCE
+        refusal = check(exchange)
+        if refusal is not None:
+            raise refusal
+        while (data := exchange.read(TICK)) != b"":
+            yield SILENCE if data is None else feed(data)
+        yield end()
+    finally:
+        exchange.close()

@@ -1,0 +1,232 @@
+"""OpenAI's chat dialect as an upstream speaks it: chunks and completions into events, faithfully.
+
+A chunk is decoded into a strict struct of the fields we know; one with any other field takes the
+generic path, where what we do not know becomes `Extra`. A finish reason is an end mark; so is
+`[DONE]`; an end with neither is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+
+from services.core.errors import ProtocolError
+from services.core.events import (
+    Event,
+    Extra,
+    Finish,
+    FinishReason,
+    Reasoning,
+    Text,
+    ToolCall,
+    Usage,
+)
+from services.providers.framing import SSEDecoder
+from services.providers.refusals import error_in_answer
+
+_FINISH_REASONS = {"stop", "length", "tool_calls", "content_filter", "function_call"}
+_OTHER_REASONS = {
+    "max_tokens": "length",
+    "end_turn": "stop",
+    "eos": "stop",
+    "tool_use": "tool_calls",
+}
+_CHUNK_FIELDS = {"id", "object", "created", "model", "choices", "usage", "obfuscation"}
+_CHOICE_FIELDS = {"index", "delta", "message", "finish_reason", "logprobs"}
+_DELTA_FIELDS = {"role", "content", "reasoning_content", "reasoning", "tool_calls"}
+_USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+class _Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    role: str | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    refusal: None = None
+
+
+class _Choice(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    delta: _Delta
+    index: int = 0
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class _Chunk(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A chunk that carries nothing but text: nearly all of them."""
+
+    choices: list[_Choice]
+    id: str | None = None
+    object: str | None = None
+    created: float | None = None
+    model: str | None = None
+    usage: None = None
+    system_fingerprint: str | None = None
+    service_tier: str | None = None
+
+
+_decode_plain = msgspec.json.Decoder(_Chunk).decode
+_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class ChatStream:
+    """Decode one streamed answer: `feed` it the body's bytes, `end` it when they are complete."""
+
+    def __init__(self) -> None:
+        self._frames = SSEDecoder()
+        self._state = _Answer()
+
+    def feed(self, data: bytes) -> list[Event]:
+        batch: list[Event] = []
+        for frame in self._frames.feed(data):
+            self._frame(frame, batch)
+        return batch
+
+    def end(self) -> list[Event]:
+        """The last events. Raises `ProtocolError` if the upstream gave no end mark."""
+        batch: list[Event] = []
+        for frame in self._frames.finish():
+            self._frame(frame, batch)
+        if not self._state.finished:
+            raise ProtocolError("the upstream's answer stopped before its end")
+        return batch
+
+    def _frame(self, frame: bytes, batch: list[Event]) -> None:
+        if frame == b"[DONE]":
+            self._state.done(batch)
+            return
+        try:
+            chunk = _decode_plain(frame)
+        except msgspec.ValidationError:
+            self._state.add(_decode_any(frame), "delta", batch)
+            return
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            if not frame.strip():
+                return
+            raise ProtocolError("the upstream sent a chunk that is not JSON") from exc
+        self._state.constants(chunk.system_fingerprint, chunk.service_tier, batch)
+        for choice in chunk.choices:
+            delta = choice.delta
+            if choice.index:
+                self._state.open.setdefault(choice.index, True)
+            if delta.reasoning_content:
+                batch.append(Reasoning(delta.reasoning_content, choice.index))
+            if delta.content:
+                batch.append(Text(delta.content, choice.index))
+
+
+def completion_events(body: bytes) -> list[Event]:
+    """The events of a whole `chat.completion`.
+
+    Raises `ProtocolError` if it is none, or an error in disguise.
+    """
+    try:
+        answer = _decode_any(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ProtocolError("the upstream's answer is not a JSON object") from exc
+    batch: list[Event] = []
+    state = _Answer()
+    state.add(answer, "message", batch)
+    state.done(batch)
+    return batch
+
+
+class _Answer:
+    """What has to be remembered of one answer: constants seen, choices open, calls begun."""
+
+    def __init__(self) -> None:
+        self._constants: dict[str, Any] = {}
+        self.open: dict[int, bool] = {0: True}
+
+    @property
+    def finished(self) -> bool:
+        return not any(self.open.values())
+
+    def constants(self, fingerprint: str | None, tier: str | None, batch: list[Event]) -> None:
+        if fingerprint is not None and self._constants.get("system_fingerprint") != fingerprint:
+            self._note({"system_fingerprint": fingerprint}, batch)
+        if tier is not None and self._constants.get("service_tier") != tier:
+            self._note({"service_tier": tier}, batch)
+
+    def _note(self, fields: Mapping[str, Any], batch: list[Event]) -> None:
+        self._constants.update(fields)
+        batch.append(Extra("chunk", fields))
+
+    def add(self, chunk: dict[str, Any], holder: str, batch: list[Event]) -> None:
+        """Events of a chunk (`holder` "delta") or a completion ("message") with fields beyond
+        plain text.
+        """
+        error = error_in_answer(chunk)
+        if error is not None:
+            raise error
+        rest = {
+            key: value
+            for key, value in chunk.items()
+            if key not in _CHUNK_FIELDS and self._constants.get(key, chunk) != value
+        }
+        if rest:
+            self._note(rest, batch)
+        try:
+            for position, choice in enumerate(chunk.get("choices") or ()):
+                self._choice(choice, choice.get("index", position), holder, batch)
+            if chunk.get("usage"):
+                batch.append(usage_event(chunk["usage"]))
+        except (AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError) as exc:
+            raise ProtocolError("the upstream sent a chunk that is not OpenAI's shape") from exc
+
+    def _choice(self, choice: dict[str, Any], index: int, holder: str, batch: list[Event]) -> None:
+        self.open.setdefault(index, True)
+        said = choice.get(holder) or {}
+        rest = {k: v for k, v in choice.items() if k not in _CHOICE_FIELDS}
+        if rest:
+            batch.append(Extra("choice", rest, index))
+        rest = {
+            k: v
+            for k, v in said.items()
+            if k not in _DELTA_FIELDS and not (k == "refusal" and not v)
+        }
+        if rest:
+            batch.append(Extra("delta", rest, index))
+        reasoning = said.get("reasoning_content") or said.get("reasoning")
+        if reasoning:
+            batch.append(Reasoning(reasoning, index))
+        logprobs = choice.get("logprobs")
+        if said.get("content") or logprobs:
+            raw = msgspec.Raw(msgspec.json.encode(logprobs)) if logprobs else None
+            batch.append(Text(said.get("content") or "", index, raw))
+        for position, call in enumerate(said.get("tool_calls") or ()):
+            batch.append(_tool_call(call, call.get("index", position), index))
+        if choice.get("finish_reason") and self.open[index]:
+            self.open[index] = False
+            batch.append(Finish(_finish_reason(choice["finish_reason"]), index))
+
+    def done(self, batch: list[Event]) -> None:
+        """The end mark: choices without a finish reason end here, since the upstream says it is
+        done.
+        """
+        batch.extend(Finish("stop", index) for index, is_open in self.open.items() if is_open)
+        self.open = dict.fromkeys(self.open, False)
+
+
+def _tool_call(call: dict[str, Any], position: int, index: int) -> ToolCall:
+    kind = call.get("type") or ("custom" if "custom" in call else "function")
+    function = call.get(kind) or {}
+    arguments = function.get("input" if kind == "custom" else "arguments") or ""
+    if not isinstance(arguments, str):
+        arguments = msgspec.json.encode(arguments).decode()
+    return ToolCall(position, call.get("id"), function.get("name") or None, arguments, kind, index)
+
+
+def _finish_reason(reason: str) -> FinishReason:
+    known = reason if reason in _FINISH_REASONS else _OTHER_REASONS.get(reason.lower(), "stop")
+    return cast(FinishReason, known)
+
+
+def usage_event(usage: dict[str, Any]) -> Usage:
+    """A `Usage` from OpenAI's object; what else it reports is kept."""
+    prompt = int(usage.get("prompt_tokens") or 0)
+    completion = int(usage.get("completion_tokens") or 0)
+    details = {key: value for key, value in usage.items() if key not in _USAGE_FIELDS}
+    total = int(usage.get("total_tokens") or prompt + completion)
+    return Usage(prompt, completion, total, details or None)

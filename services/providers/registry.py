@@ -1,0 +1,85 @@
+"""Find the providers by their files, build those switched on, and resolve model names."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+import services.providers
+from services.core.errors import ModelNotFound
+from services.core.models import ModelCard
+from services.providers.base import Provider, ProviderContext, Route
+
+
+def provider_modules() -> dict[str, ModuleType]:
+    """Every module of this package that has a `build` function, by its name."""
+    modules = {
+        info.name: importlib.import_module(f"{services.providers.__name__}.{info.name}")
+        for info in pkgutil.iter_modules(services.providers.__path__)
+    }
+    return {name: module for name, module in modules.items() if hasattr(module, "build")}
+
+
+def provider_types() -> dict[str, Any]:
+    """The types of `providers.<name>` in the settings, by provider."""
+    modules = provider_modules()
+    return {name: m.SETTINGS for name, m in modules.items() if hasattr(m, "SETTINGS")}
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Who answers for a model."""
+
+    provider: Provider
+    route: Route
+
+
+class Registry:
+    """The providers of this process, and which of them serves which model."""
+
+    def __init__(self, providers: Iterable[Provider], aliases: Mapping[str, str]) -> None:
+        self._providers = tuple(providers)
+        self._aliases = dict(aliases)
+
+    @classmethod
+    def from_settings(cls, context: ProviderContext) -> Registry:
+        built = [module.build(context) for module in provider_modules().values()]
+        providers = [provider for provider in built if provider is not None]
+        return cls(providers, context.settings.models.aliases)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(provider.name for provider in self._providers)
+
+    def models(self) -> list[ModelCard]:
+        """All models to list, aliases last, each name once."""
+        cards = {card.id: card for provider in self._providers for card in provider.models()}
+        for alias, name in self._aliases.items():
+            known = cards.get(name)
+            owner = known.owned_by if known else "causeway"
+            cards[alias] = ModelCard(alias, owner, known.created if known else 0)
+        return list(cards.values())
+
+    def resolve(self, model: str) -> Target:
+        """Who serves `model`: an alias first, then a provider that knows the name, then one that
+        takes any.
+
+        Raises `ModelNotFound`.
+        """
+        name = self._aliases.get(model, model)
+        for provider in self._providers:
+            route = provider.route(name)
+            if route is not None:
+                return Target(provider, route)
+        for provider in self._providers:
+            route = provider.catch_all(name)
+            if route is not None:
+                return Target(provider, route)
+        raise ModelNotFound(
+            f"the model {model} does not exist here; GET /v1/models lists the ones that do",
+            param="model",
+        )
