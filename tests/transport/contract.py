@@ -1,0 +1,41 @@
+"""What every transport must do: subclass with `kind` and run. Base of the contract classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+
+from services.transport import Exchange, Timeouts, Transport, UpstreamRequest, create
+
+from .server import ScriptedServer
+
+LIMIT = 1 << 26
+SOON = Timeouts(connect=5.0, first_byte=5.0, idle=5.0, total=10.0)
+
+
+class Contract:
+    kind: Literal["gevent", "gthread"]
+
+    @pytest.fixture
+    def transport(self) -> Iterator[Transport]:
+        transport = create(self.kind, timeouts=SOON)
+        yield transport
+        transport.close()
+
+    @staticmethod
+    def get(transport: Transport, server: ScriptedServer, **options: Any) -> Exchange:
+        return transport.open(UpstreamRequest("GET", server.url), **options)
+
+    @classmethod
+    def fetch(cls, transport: Transport, server: ScriptedServer, **options: Any) -> bytes:
+        with cls.get(transport, server, **options) as exchange:
+            return exchange.read_all(LIMIT)
+
+
+def read_some(exchange: Exchange) -> bytes:
+    """The next body bytes, however often the upstream is silent before."""
+    while (piece := exchange.read(1.0)) is None:
+        pass
+    return piece

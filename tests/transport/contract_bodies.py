@@ -1,0 +1,257 @@
+"""Bodies in every framing and coding come through byte for byte, as soon as they are there."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+import zlib
+
+import brotli  # type: ignore[import-untyped]  # it ships no types
+import pytest
+
+from services.core.errors import ProtocolError
+from services.transport import Transport, UpstreamRequest
+
+from .contract import LIMIT, Contract, read_some
+from .server import (
+    CHUNKED,
+    LAST_CHUNK,
+    UNTIL_CLOSE,
+    Peer,
+    ScriptedServer,
+    always,
+    answer,
+    chunk,
+    once,
+)
+
+BIG = bytes(range(256)) * 5000  # 1.28 MB
+TEXT = b"the quick brown fox " * 500
+
+
+def raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+CODED = {
+    "gzip": gzip.compress(TEXT),
+    "x-gzip": gzip.compress(TEXT[:4000]) + gzip.compress(TEXT[4000:]),
+    "deflate": zlib.compress(TEXT),
+    "Deflate": raw_deflate(TEXT),
+    "br": brotli.compress(TEXT),
+    "identity": TEXT,
+}
+
+
+class BodyContract(Contract):
+    def test_request_arrives_whole_with_default_headers(self, transport: Transport) -> None:
+        with ScriptedServer(always(answer(b"ok"))) as server:
+            request = UpstreamRequest("POST", server.url + "?q=ä", {"X-Key": "é"}, BIG)
+            with transport.open(request) as exchange:
+                assert exchange.read_all(LIMIT) == b"ok"
+            (received,) = server.requests
+        assert (received.method, received.target) == ("POST", "/path?q=%C3%A4")
+        assert received.body == BIG
+        assert received.headers["host"] == server.origin
+        assert received.headers["content-length"] == str(len(BIG))
+        assert received.headers["accept-encoding"] == "identity"
+        assert received.headers["user-agent"].startswith("causeway/")
+        assert received.headers["x-key"] == "é"
+        assert "cookie" not in received.headers
+
+    def test_caller_cannot_contradict_the_framing(self, transport: Transport) -> None:
+        headers = {"Content-Length": "99", "Transfer-Encoding": "chunked", "User-Agent": "mine"}
+        with ScriptedServer(always(answer(b"ok"))) as server:
+            with transport.open(UpstreamRequest("POST", server.url, headers, b"12")) as exchange:
+                assert exchange.read_all(LIMIT) == b"ok"
+            (received,) = server.requests
+        assert received.headers["content-length"] == "2"
+        assert received.headers["user-agent"] == "mine"
+        assert "transfer-encoding" not in received.headers
+
+    def test_status_and_headers_are_there_after_wait(self, transport: Transport) -> None:
+        reply = answer(b"no", "X-One: 1", "SET-cookie: a=1", "Set-Cookie: b=2", status="418 Tea")
+        with ScriptedServer(always(reply)) as server, self.get(transport, server) as exchange:
+            assert (exchange.status, exchange.headers) == (0, {})
+            assert exchange.wait(5.0)
+            assert exchange.status == 418
+            assert exchange.headers["x-one"] == "1"
+            assert exchange.headers["set-cookie"] == "a=1, b=2"
+            assert exchange.read_all(LIMIT) == b"no"
+
+    @pytest.mark.parametrize(
+        "reply",
+        [answer(BIG), CHUNKED + chunk(BIG[:9]) + chunk(BIG[9:]) + LAST_CHUNK, UNTIL_CLOSE + BIG],
+        ids=["content-length", "chunked", "until-close"],
+    )
+    def test_big_body_is_exact(self, transport: Transport, reply: bytes) -> None:
+        with ScriptedServer(once(reply)) as server:
+            assert self.fetch(transport, server) == BIG
+
+    @pytest.mark.parametrize("framing", ["content-length", "chunked", "until-close"])
+    def test_events_arrive_one_by_one(self, transport: Transport, framing: str) -> None:
+        events = [b"data: %d\n\n" % n for n in range(5)]
+        heads = {"chunked": CHUNKED, "until-close": UNTIL_CLOSE}
+        length = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(b"".join(events))
+        taken = threading.Semaphore(0)
+
+        def script(peer: Peer) -> None:
+            peer.request()
+            peer.send(heads.get(framing, length))
+            for event in events:
+                peer.send(chunk(event) if framing == "chunked" else event)
+                assert taken.acquire(timeout=5), "an event was held back"
+            peer.send(LAST_CHUNK if framing == "chunked" else b"")
+
+        with ScriptedServer(script) as server, self.get(transport, server) as exchange:
+            for event in events:
+                assert read_some(exchange) == event
+                taken.release()
+            assert read_some(exchange) == b""
+            assert exchange.read(1.0) == b""
+
+    def test_any_split_of_the_bytes_gives_the_same_answer(self, transport: Transport) -> None:
+        reply = CHUNKED + chunk(b"data: a\n\n") + chunk(b"data: b\n\n") + b"0\r\nX-T: 1\r\n\r\n"
+        splits = iter(range(1, len(reply)))
+
+        def script(peer: Peer) -> None:
+            while peer.request() is not None:
+                at = next(splits)
+                peer.send(reply[:at])
+                time.sleep(0.001)
+                peer.send(reply[at:])
+
+        with ScriptedServer(script) as server:
+            for _ in range(1, len(reply)):
+                assert self.fetch(transport, server) == b"data: a\n\ndata: b\n\n"
+            assert server.connections == 1
+
+    def test_silence_is_reported_before_and_within_the_answer(self, transport: Transport) -> None:
+        go_on = threading.Semaphore(0)
+
+        def script(peer: Peer) -> None:
+            peer.request()
+            for piece in (CHUNKED, chunk(b"one"), chunk(b"two") + LAST_CHUNK):
+                assert go_on.acquire(timeout=5)
+                peer.send(piece)
+
+        with ScriptedServer(script) as server, self.get(transport, server) as exchange:
+            assert exchange.wait(0.02) is False
+            assert exchange.read(0.02) is None
+            go_on.release()
+            assert exchange.wait(5.0) is True
+            assert exchange.read(0.02) is None
+            go_on.release()
+            assert read_some(exchange) == b"one"
+            assert exchange.read(0.02) is None
+            assert exchange.read(0) is None
+            go_on.release()
+            assert read_some(exchange) == b"two"
+            assert read_some(exchange) == b""
+
+    def test_chunk_framing_alone_is_silence(self, transport: Transport) -> None:
+        go_on = threading.Event()
+
+        def script(peer: Peer) -> None:
+            peer.request()
+            peer.send(CHUNKED + b"3\r\n")
+            assert go_on.wait(5)
+            peer.send(b"abc\r\n" + LAST_CHUNK)
+
+        with ScriptedServer(script) as server, self.get(transport, server) as exchange:
+            assert exchange.wait(5.0)
+            assert exchange.read(0.05) is None
+            go_on.set()
+            assert read_some(exchange) == b"abc"
+
+    @pytest.mark.parametrize("coding", CODED)
+    def test_content_codings_are_undone(self, transport: Transport, coding: str) -> None:
+        body = CODED[coding]
+        reply = answer(body, f"Content-Encoding: {coding}")
+
+        def script(peer: Peer) -> None:
+            peer.request()
+            peer.send(*(reply[at : at + 1] for at in range(len(reply) - len(body) + 40)))
+            peer.send(reply[len(reply) - len(body) + 40 :])
+
+        with ScriptedServer(script) as server:
+            assert self.fetch(transport, server) == TEXT
+
+    @pytest.mark.parametrize("coding", ["gzip", "br"])
+    def test_small_body_does_not_explode_at_once(self, transport: Transport, coding: str) -> None:
+        zeros = bytes(5_000_000)
+        packed = {"gzip": gzip.compress(zeros), "br": brotli.compress(zeros)}[coding]
+        reply = answer(packed, f"Content-Encoding: {coding}")
+        with ScriptedServer(always(reply)) as server, self.get(transport, server) as exchange:
+            sizes = []
+            while piece := read_some(exchange):
+                sizes.append(len(piece))
+        assert sum(sizes) == len(zeros)
+        assert max(sizes) <= 2 << 20
+
+    @pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
+    def test_compressed_body_cut_or_damaged_is_an_error(
+        self, transport: Transport, coding: str
+    ) -> None:
+        for body in (CODED[coding][:-9], b"no such coding at all"):
+            reply = answer(body, f"Content-Encoding: {coding}")
+            with ScriptedServer(always(reply)) as server, pytest.raises(ProtocolError):
+                self.fetch(transport, server)
+
+    def test_unknown_coding_is_an_error_but_the_status_is_known(self, transport: Transport) -> None:
+        reply = answer(b"??", "Content-Encoding: zebra", status="503 Down")
+        with ScriptedServer(always(reply)) as server, self.get(transport, server) as exchange:
+            assert exchange.wait(5.0)
+            assert exchange.status == 503
+            with pytest.raises(ProtocolError, match="coding"):
+                exchange.read(1.0)
+
+    @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+    def test_answers_without_body_end_with_their_headers(
+        self, transport: Transport, status: str
+    ) -> None:
+        reply = f"HTTP/1.1 {status}\r\nContent-Encoding: gzip\r\n\r\n".encode()
+        with ScriptedServer(always(reply)) as server:
+            assert self.fetch(transport, server) == b""
+            assert self.fetch(transport, server) == b""
+            assert server.connections == 1
+
+    def test_head_has_no_body(self, transport: Transport) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 700\r\n\r\n"
+        with ScriptedServer(always(head)) as server:
+            for _ in range(2):
+                with transport.open(UpstreamRequest("HEAD", server.url)) as exchange:
+                    assert exchange.read_all(LIMIT) == b""
+                    assert exchange.headers["content-length"] == "700"
+            assert server.connections == 1
+
+    @pytest.mark.parametrize("interim", ["100 Continue", "102 Processing", "103 Early Hints"])
+    def test_interim_answers_are_skipped(self, transport: Transport, interim: str) -> None:
+        early = f"HTTP/1.1 {interim}\r\nLink: x\r\n\r\n".encode()
+        with ScriptedServer(always(early, early, answer(b"done"))) as server:
+            with self.get(transport, server) as exchange:
+                assert exchange.read_all(LIMIT) == b"done"
+                assert exchange.status == 200
+                assert "link" not in exchange.headers
+            assert self.fetch(transport, server) == b"done"
+            assert server.connections == 1
+
+    def test_redirects_are_not_followed_and_cookies_not_kept(self, transport: Transport) -> None:
+        reply = answer(b"", "Location: /elsewhere", "Set-Cookie: a=1", status="302 Found")
+        with ScriptedServer(always(reply)) as server:
+            for _ in range(2):
+                with self.get(transport, server) as exchange:
+                    assert exchange.wait(5.0)
+                    assert exchange.status == 302
+                    assert exchange.read_all(LIMIT) == b""
+            assert [received.target for received in server.requests] == ["/path", "/path"]
+            assert "cookie" not in server.requests[1].headers
+
+    def test_body_beyond_the_limit_is_refused(self, transport: Transport) -> None:
+        with ScriptedServer(always(answer(BIG))) as server, self.get(transport, server) as exchange:
+            with pytest.raises(ProtocolError, match="larger than 1000 bytes"):
+                exchange.read_all(1000)
+            with pytest.raises(ProtocolError):
+                exchange.read(1.0)
