@@ -1,0 +1,1 @@
+"""Fake upstreams on real sockets, and a real small model. Standard library only."""
