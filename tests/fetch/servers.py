@@ -1,0 +1,146 @@
+"""Servers on loopback that answer byte for byte what a test tells them, over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+Talk = Callable[[socket.socket, bytes], None]
+"""What a server does with one connection, given the request's head."""
+
+
+def answer(body: bytes, *headers: str, status: str = "200 OK") -> Talk:
+    head = "\r\n".join((f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers))
+
+    def talk(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(head.encode("latin-1") + b"\r\n\r\n" + body)
+
+    return talk
+
+
+def redirect(location: str, status: str = "302 Found") -> Talk:
+    return answer(b"", f"Location: {location}", status=status)
+
+
+def raw(data: bytes) -> Talk:
+    return lambda connection, request: connection.sendall(data)
+
+
+class Server:
+    """Listens on 127.0.0.1 while in a `with`; `requests` holds the head of every request."""
+
+    def __init__(self, talk: Talk, tls: ssl.SSLContext | None = None) -> None:
+        self._talk = talk
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self.leaving = threading.Event()
+
+    def __enter__(self) -> Server:
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leaving.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            thread = threading.Thread(target=self._serve, args=(connection,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), contextlib.closing(connection):
+            connection.settimeout(10)
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            with contextlib.closing(connection):
+                request = b""
+                while b"\r\n\r\n" not in request and (piece := connection.recv(4096)):
+                    request += piece
+                self.requests.append(request)
+                self._talk(connection, request)
+                if isinstance(connection, ssl.SSLSocket):
+                    connection.unwrap()
+
+
+class Authority:
+    """A private certificate authority, made for one test run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
+        self._certificate = self._sign(self._name, self._key, x509.BasicConstraints(True, 0))
+
+    def client_context(self) -> ssl.SSLContext:
+        pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
+        return ssl.create_default_context(cadata=pem)
+
+    def server_context(self, *names: str) -> ssl.SSLContext:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+        certificate = self._sign(subject, key, alternatives)
+        path = self._folder / f"{names[0]}.pem"
+        path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+            + certificate.public_bytes(serialization.Encoding.PEM)
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        return context
+
+    def _sign(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        extension: x509.ExtensionType,
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        critical = isinstance(extension, x509.BasicConstraints)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(extension, critical=critical)
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
