@@ -23,7 +23,7 @@ def is_loopback(host: str) -> bool:
 
 
 def passthrough_enabled(settings: Settings) -> bool:
-    """Whether callers may bring their own upstream credential; by default on loopback without keys."""
+    """Whether callers may bring their own credential; by default on loopback without keys."""
     if settings.auth.passthrough is None:
         return is_loopback(settings.server.host) and not settings.auth.keys
     return settings.auth.passthrough

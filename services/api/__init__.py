@@ -1,0 +1,4 @@
+"""The HTTP edge: thin blueprints that decode, call and encode.
+
+Flask lives here and nowhere else.
+"""

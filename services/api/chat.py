@@ -1,0 +1,70 @@
+"""POST /v1/chat/completions and its aliases."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from flask import Blueprint, Response, request
+
+from services.api.auth import Authenticator
+from services.api.body import read_body
+from services.api.client import Client
+from services.api.stream import HEADERS, KeepAlive, close, write_stream
+from services.config import Settings
+from services.core.events import WireEvents
+from services.core.requests import ChatRequest
+from services.gateway import Gateway
+from services.pipeline.prime import prime
+from services.wire.chat_request import RequestLimits, decode_chat_request
+from services.wire.openai_chat import ChatChunks, Completion, ResponseHead
+
+PATHS = ("/v1/chat/completions", "/v1/object/completions", "/proxies/v1/chat/completions")
+
+
+def blueprint(settings: Settings, gateway: Gateway, auth: Authenticator) -> Blueprint:
+    """The chat routes."""
+    server = settings.server
+    limits = RequestLimits(server.max_messages, server.max_json_depth)
+    keep_alive = KeepAlive(server.keepalive, server.keepalive_interval)
+    always_usage = server.stream_usage == "always"
+    bp = Blueprint("chat", __name__)
+
+    def create() -> Response:
+        asked = request._get_current_object()  # type: ignore[attr-defined]  # once, not per use
+        caller = auth.caller(asked.headers)
+        chat = decode_chat_request(read_body(asked, server.slow_body_timeout), limits)
+        events = gateway.answer(chat, caller)
+        client = Client(asked.environ)
+        identity = f"chatcmpl-{random.getrandbits(96):024x}"  # noqa: S311  # no secret
+        head = ResponseHead(identity, chat.model, int(time.time()))
+        if not chat.stream:
+            return _whole(events, head, client)
+        return _streamed(events, head, client, chat)
+
+    def _streamed(
+        events: WireEvents, head: ResponseHead, client: Client, chat: ChatRequest
+    ) -> Response:
+        encoder = ChatChunks(head, with_usage=always_usage or chat.include_usage)
+        primed = prime(events, server.commit_window, client.check)
+        frames = write_stream(primed, encoder, client, keep_alive)
+        return Response(
+            frames, headers=HEADERS, mimetype="text/event-stream", direct_passthrough=True
+        )
+
+    for path in PATHS:
+        bp.add_url_rule(path, endpoint=path.replace("/", "_"), view_func=create, methods=["POST"])
+    return bp
+
+
+def _whole(events: WireEvents, head: ResponseHead, client: Client) -> Response:
+    answer = Completion(head)
+    try:
+        for batch in events:
+            if batch:
+                answer.add(batch)
+            else:
+                client.check()
+    finally:
+        close(events)
+    return Response(answer.encode(), mimetype="application/json")

@@ -1,0 +1,82 @@
+"""What every answer gets, whoever made it: a request id, and the headers of CORS.
+
+A WSGI layer rather than Flask hooks and flask-cors: those took 60 µs of CPU a request, this
+takes 5.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from services.log import request_id
+
+WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS, HEAD"
+ALLOWED_HEADERS = (
+    "Authorization, Content-Type, X-Api-Key, Api-Key, X-Requested-With, X-Request-Id, "
+    "X-Upstream-Authorization, X-Output-Profile, Anthropic-Version, Anthropic-Beta, X-Goog-Api-Key"
+)
+EXPOSED_HEADERS = (
+    "x-request-id, retry-after, openai-processing-ms, x-ratelimit-limit-requests, "
+    "x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
+    "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, x-model-fallback"
+)
+PREFLIGHT_SECONDS = "86400"
+_HEADER_NAMES = re.compile(r"[\w\s,-]{1,1000}", re.ASCII)
+
+
+class Edge:
+    """WSGI middleware. `origins` are the allowed ones; `*` allows any, without credentials."""
+
+    def __init__(self, app: WSGIApp, origins: tuple[str, ...]) -> None:
+        self._app = app
+        self._origins = frozenset(origins)
+        self._any = "*" in self._origins
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        started = time.monotonic()
+        # an id to find a request in the log by, not a secret
+        identity = f"req_{random.getrandbits(96):024x}"  # noqa: S311
+        environ["causeway.request_id"] = identity
+        request_id.set(identity)
+        cross = self._cross_origin(environ)
+
+        def begin(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            headers += cross
+            headers.append(("x-request-id", identity))
+            headers.append(("openai-version", "2020-10-01"))
+            spent = round((time.monotonic() - started) * 1000)
+            headers.append(("openai-processing-ms", str(spent)))
+            return start_response(status, headers, exc_info)
+
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            begin("204 No Content", _preflight(environ))
+            return ()
+        return self._app(environ, begin)
+
+    def _cross_origin(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
+        if self._any:
+            allowed = [("Access-Control-Allow-Origin", "*")]
+        elif environ.get("HTTP_ORIGIN") in self._origins:
+            allowed = [("Access-Control-Allow-Origin", environ["HTTP_ORIGIN"]), ("Vary", "Origin")]
+        else:
+            return [("Vary", "Origin")]
+        return [*allowed, ("Access-Control-Expose-Headers", EXPOSED_HEADERS)]
+
+
+def _preflight(environ: dict[str, Any]) -> list[tuple[str, str]]:
+    """`*` would not cover Authorization, so the headers asked for are named back."""
+    asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")
+    allowed = asked if _HEADER_NAMES.fullmatch(asked) else ALLOWED_HEADERS
+    return [
+        ("Access-Control-Allow-Methods", METHODS),
+        ("Access-Control-Allow-Headers", allowed),
+        ("Access-Control-Max-Age", PREFLIGHT_SECONDS),
+    ]

@@ -1,0 +1,60 @@
+"""GET /health: ok, degraded or down, with the reasons. GET /ready: whether to send traffic here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from flask import Blueprint, Response
+
+from services import __version__
+from services.gateway import Gateway
+from services.store import Store
+
+
+def blueprint(gateway: Gateway, store: Store) -> Blueprint:
+    """The health routes; they need no key and tell no secret."""
+    bp = Blueprint("health", __name__)
+
+    @bp.get("/health")
+    @bp.get("/healthz", endpoint="healthz")
+    def health() -> Response:
+        report = _report(gateway, store)
+        return _json(report, 503 if report["status"] == "down" else 200)
+
+    @bp.get("/ready")
+    def ready() -> Response:
+        is_ready = bool(gateway.providers())
+        return _json({"ready": is_ready}, 200 if is_ready else 503)
+
+    @bp.get("/")
+    def welcome() -> Response:
+        return _json({"service": "causeway", "version": __version__, "models": "/v1/models"}, 200)
+
+    return bp
+
+
+def _report(gateway: Gateway, store: Store) -> dict[str, Any]:
+    providers = {
+        name: {"status": "failing", "reason": failure.reason} if failure else {"status": "ok"}
+        for name, failure in gateway.providers().items()
+    }
+    failing = [name for name, state in providers.items() if state["status"] != "ok"]
+    reasons = [f"{name}: {providers[name]['reason']}" for name in failing]
+    if not providers:
+        reasons.append("no provider is configured")
+    stored = store.probe()
+    if stored.state != "ok":
+        reasons.append(f"store: {stored.reason}; serving from memory")
+    down = len(failing) == len(providers)
+    return {
+        "status": "down" if down else "degraded" if reasons else "ok",
+        "reasons": reasons,
+        "version": __version__,
+        "store": {"status": stored.state},
+        "providers": providers,
+    }
+
+
+def _json(value: object, status: int) -> Response:
+    return Response(msgspec.json.encode(value), status, mimetype="application/json")

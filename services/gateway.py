@@ -1,0 +1,84 @@
+"""One turn, from a typed request to wire events: who serves it, with which credential, through
+which stages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from services.core.errors import UpstreamError
+from services.core.events import Events, WireEvents
+from services.core.models import Caller, Credential, ModelCard
+from services.core.requests import ChatRequest
+from services.pipeline.render import NORMAL
+from services.pipeline.run import run
+from services.providers.registry import Registry, Target
+
+FAILURE_SHOWN = 60.0
+"""Seconds for which an upstream's last failure counts in the health report, unless it answers
+before.
+"""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An upstream's last failure; `at` is `time.monotonic()`."""
+
+    reason: str
+    at: float
+
+
+class Gateway:
+    """Answers chat requests. One per worker."""
+
+    def __init__(
+        self, registry: Registry, extra_model_fields: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        self._registry = registry
+        self._extra = extra_model_fields
+        self._failures: dict[str, Failure] = {}
+
+    def answer(self, request: ChatRequest, caller: Caller) -> WireEvents:
+        """The answer's events.
+
+        Raises `ModelNotFound` at once; upstream failures come from the iterator.
+        """
+        target = self._registry.resolve(request.model)
+        credential = target.route.credential or caller.credential or Credential()
+        return run(self._watched(target, request, credential), request, NORMAL)
+
+    def _watched(self, target: Target, request: ChatRequest, credential: Credential) -> Events:
+        """The provider's events; how it went is remembered for the health report."""
+        name = target.provider.name
+        try:
+            yield from target.provider.stream(request, target.route, credential)
+        except UpstreamError as exc:
+            self._failures[name] = Failure(exc.message, time.monotonic())
+            raise
+        self._failures.pop(name, None)
+
+    def models(self) -> list[ModelCard]:
+        """The models to list, with the operator's extra fields."""
+        return [
+            msgspec.structs.replace(card, extra=self._extra[card.id])
+            if card.id in self._extra
+            else card
+            for card in self._registry.models()
+        ]
+
+    def find_model(self, name: str) -> ModelCard:
+        """One model, listed or merely served. Raises `ModelNotFound`."""
+        for card in self.models():
+            if card.id == name:
+                return card
+        target = self._registry.resolve(name)
+        return ModelCard(name, target.provider.name, 0, self._extra.get(name))
+
+    def providers(self) -> dict[str, Failure | None]:
+        """Each provider with its recent failure, if that is its last word."""
+        recent = time.monotonic() - FAILURE_SHOWN
+        current = {name: self._failures.get(name) for name in self._registry.names}
+        return {name: f if f and f.at > recent else None for name, f in current.items()}

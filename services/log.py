@@ -1,0 +1,235 @@
+"""Logging: key=value lines to stderr and to `log/access.log`, a request id on each, and never a
+secret.
+
+Redaction happens in the formatter, over the finished line, so that no call site and no traceback
+can forget it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+
+KEPT_DAYS = 30
+FLUSH_EVERY = 0.25
+_SHORTEST_KNOWN_SECRET = 8
+_MARKS = ("earer", "EARER", "://", "oken", "key=", "sig=", "eyJ", "k-")
+"""One of these is in every secret that `_SECRET_SHAPES` finds; most lines have none."""
+
+_SECRET_SHAPES = re.compile(
+    r"""(?x)
+      ((?i:bearer)\s+ | [?&](?:key|sig|token|apikey)= | (?:refresh|access)_token["']?\s*[=:]\s*["']?)
+      [^\s"',&}]+
+    | (://)[^\s/@]+(?=@)
+    | \b(?:eyJ|(?:sk|pk|rk|fk)-)[\w.-]{8,}
+    """
+)
+
+
+class Redactor:
+    """Replaces secrets in a line: those known from the settings, and anything shaped like one."""
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self._known = tuple(
+            sorted({s for s in known if len(s) >= _SHORTEST_KNOWN_SECRET}, key=len)
+        )[::-1]
+
+    def __call__(self, line: str) -> str:
+        for secret in self._known:
+            if secret in line:
+                line = line.replace(secret, "…")
+        if not any(mark in line for mark in _MARKS):
+            return line
+        return _SECRET_SHAPES.sub(lambda m: f"{m[1] or m[2] or ''}…", line)
+
+
+class LineFormatter(logging.Formatter):
+    """`2026-11-21 10:15:00,123 INFO name request message`, redacted; made once for all handlers."""
+
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__()
+        self._redact = redact
+        self._second = -1
+        self._stamp = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: str | None = getattr(record, "line", None)
+        if line is None:
+            line = record.line = self._redact(self._line(record))
+        return line
+
+    def _line(self, record: logging.LogRecord) -> str:
+        second = int(record.created)
+        if second != self._second:
+            self._stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+            self._second = second
+        where = f"{self._stamp},{int(record.msecs):03d} {record.levelname} {record.name}"
+        line = f"{where} {request_id.get()} {record.getMessage()}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class Gathered(logging.Handler):
+    """Passes the lines of `sinks` on a few times a second, many in one write.
+
+    For access lines only: at thousands a second a write each costs more than all the rest of the log.
+    A worker that is killed takes up to `FLUSH_EVERY` seconds of them along.
+    """
+
+    def __init__(self, sinks: Iterable[LineSink]) -> None:
+        super().__init__()
+        self._sinks = tuple(sinks)
+        self._lines: list[str] = []
+        self._flusher: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record))
+        if self._flusher is None:
+            self._flusher = threading.Thread(target=self._keep_flushing, daemon=True)
+            self._flusher.start()
+
+    def _keep_flushing(self) -> None:
+        while True:
+            time.sleep(FLUSH_EVERY)
+            self.flush()
+
+    def flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            text = "\n".join(lines) + "\n"
+            for sink in self._sinks:
+                sink.write_lines(text)
+
+
+class LineSink(Protocol):
+    """Takes whole lines."""
+
+    def write_lines(self, text: str) -> None: ...
+
+
+class StreamLines(logging.StreamHandler[TextIO]):
+    """A stream handler that takes ready lines too."""
+
+    def write_lines(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+
+class DailyFile(logging.Handler):
+    """Appends to a file that several processes share, and starts a new one at midnight, local
+    time.
+
+    Each line is one `write` to a file opened for appending, so lines of several workers never
+    mix. Whoever first sees a new day renames the old file under a lock; the others notice that
+    their file is not the named one any more.
+    """
+
+    def __init__(self, path: Path, kept_days: int = KEPT_DAYS) -> None:
+        super().__init__()
+        self._path = path
+        self._kept = kept_days
+        self._descriptor = -1
+        self._next_look = 0.0
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.write_lines(self.format(record) + "\n")
+        except OSError:
+            self.handleError(record)
+
+    def write_lines(self, text: str) -> None:
+        """Append whole lines in one write."""
+        now = time.time()
+        if now >= self._next_look:
+            self._look(now)
+        os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))
+
+    def _look(self, now: float) -> None:
+        """Once a second: roll over on a new day, follow a rename by somebody else."""
+        self._next_look = now + 1.0
+        today = time.strftime("%Y-%m-%d", time.localtime(now))
+        with self._locked():
+            with contextlib.suppress(FileNotFoundError):
+                written = time.strftime("%Y-%m-%d", time.localtime(self._path.stat().st_mtime))
+                if written != today:
+                    self._path.rename(self._path.with_name(f"{self._path.name}.{written}"))
+                    self._sweep()
+            if not self._is_current():
+                self._reopen()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Any:
+        lock = os.open(
+            self._path.with_name(f".{self._path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600
+        )
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _is_current(self) -> bool:
+        if self._descriptor < 0:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _reopen(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o640)
+
+    def _sweep(self) -> None:
+        old = sorted(self._path.parent.glob(f"{self._path.name}.2*"))
+        for path in old[: -self._kept]:
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        super().close()
+
+
+def setup(
+    level: str, folder: Path | None, secrets: Iterable[str] = (), stream: TextIO = sys.stderr
+) -> None:
+    """Send every logger to `stream`, and to `folder`/access.log if a folder is given."""
+    formatter = LineFormatter(Redactor(secrets))
+    handlers: list[StreamLines | DailyFile] = [StreamLines(stream)]
+    if folder is not None:
+        handlers.append(DailyFile(folder / "access.log"))
+    access = logging.getLogger("access")
+    access.propagate = False
+    _install(access, [Gathered(handlers)], formatter)
+    _install(logging.getLogger(), handlers, formatter)
+    logging.getLogger().setLevel(level)
+    for noisy in ("urllib3", "requests", "PIL", "botocore", "boto3", "s3transfer", "apscheduler"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _install(
+    logger: logging.Logger, handlers: Sequence[logging.Handler], formatter: logging.Formatter
+) -> None:
+    for old in logger.handlers[:]:
+        logger.removeHandler(old)
+        old.flush()
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)

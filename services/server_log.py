@@ -1,0 +1,43 @@
+"""gunicorn's logger, speaking through ours: one access line a request, written when the answer is
+over.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from gunicorn.glogging import Logger
+
+access = logging.getLogger("access")
+
+
+class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """Replaces gunicorn's handlers: its records go up to the root logger."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log = logging.getLogger("gunicorn")
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        self.access_log = access
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: timedelta) -> None:
+        """A key=value line. The query is left out: it may hold what is nobody's business."""
+        if not access.isEnabledFor(logging.INFO):
+            return
+        get = environ.get
+        status = resp.status.split(None, 1)[0] if resp.status else "-"
+        line = (
+            f"client={get('REMOTE_ADDR', '-')} method={get('REQUEST_METHOD', '-')} "
+            f"path={get('PATH_INFO', '-')} status={status} bytes={resp.sent} "
+            f"seconds={request_time.total_seconds():.3f} {get('causeway.turn', '')}"
+        )
+        # not access.info(): that looks for its caller in the stack, for 8 µs a request
+        access.handle(logging.LogRecord(access.name, logging.INFO, "", 0, line, None, None))
+
+    def reopen_files(self) -> None:
+        """Our file handler follows renames by itself."""
+
+    def close_on_exec(self) -> None:
+        """Our descriptors are not inherited anyway."""

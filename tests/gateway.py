@@ -1,0 +1,141 @@
+"""The real service for tests: gunicorn in a process of its own, its settings in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import openai
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = "sk-test-gateway-key-0123456789"
+PATIENCE = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Any, seconds: float = 10.0, what: str = "the condition") -> Any:
+    """What `condition()` returns once it is true; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {seconds} s")
+        time.sleep(0.02)
+    return value
+
+
+class GatewayProcess:
+    """`bin/serve` on a free port, with `settings` as its config.json and `folder` for its data."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], **environ: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._environ = environ
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config = folder / "config.json"
+        self.configure(settings)
+        self.output = folder / "output.txt"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        self.config.write_text(json.dumps({"log_level": "INFO", **settings}))
+
+    def start(self) -> Self:
+        command = [sys.executable, "-m", "services.serve", "--port", str(self.port)]
+        command += ["--config", str(self.config), "--data", str(self.folder)]
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(("AUTH_", "SERVER_"))}
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**environ, **self._environ},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            wait_for(self._is_ready, PATIENCE, "the gateway's readiness")
+        except AssertionError as exc:
+            self.stop()
+            raise AssertionError(f"the gateway did not start:\n{self.log_text()}") from exc
+        return self
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise AssertionError("the gateway ended")
+        with contextlib.suppress(requests.RequestException):
+            return requests.get(f"{self.url}/health", timeout=2).status_code in (200, 503)
+        return False
+
+    @property
+    def pid(self) -> int:
+        """The master's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers: the children that are not the store's supervisor."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        commands = {int(c): Path(f"/proc/{c}/cmdline").read_bytes() for c in children}
+        return [pid for pid, command in commands.items() if b"gunicorn" in command]
+
+    def log_text(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def stop(self, patience: float = 20.0) -> int:
+        """End it with SIGTERM; the exit status."""
+        process = self._process
+        if process is None:
+            return 0
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def client(self, key: str = KEY, **options: Any) -> openai.OpenAI:
+        """The official client, without its own retries unless asked for."""
+        options = {"max_retries": 0, "timeout": 30, **options}
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, **options)
+
+    def post(self, body: Any, path: str = "/v1/chat/completions", **options: Any) -> Any:
+        """A bare POST; `body` is JSON, or bytes as they are."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        headers |= options.pop("headers", {})
+        options = {"timeout": 30, **options}
+        return requests.post(self.url + path, data, headers=headers, **options)
+
+
+def custom(upstream: str, **fields: Any) -> dict[str, Any]:
+    """Settings with one OpenAI-compatible upstream under the prefix `up`, and one gateway key."""
+    entry = {"prefix": "up", "base_url": upstream, "api_key": "sk-upstream-0123456789", **fields}
+    return {"auth": {"keys": [KEY]}, "providers": {"custom": [entry]}}
+
+
+def question(text: str, model: str = "up/emu-small", **fields: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": text}], **fields}
