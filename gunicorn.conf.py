@@ -4,6 +4,7 @@ Nothing here may import `ssl`: gevent has to patch it first, in each worker. So 
 loaded here.
 """
 
+import gc
 import logging
 import os
 
@@ -15,7 +16,9 @@ _server = _settings.server
 
 bind = [f"{_server.host}:{_server.port}"]
 workers = _settings.process_workers
-worker_class = _server.worker_class
+worker_class = (
+    "services.gevent_worker.Worker" if _server.worker_class == "gevent" else "gthread"
+)
 worker_connections = _settings.process_threads
 threads = _settings.process_threads if worker_class == "gthread" else 1
 timeout = 60
@@ -23,7 +26,7 @@ graceful_timeout = int(_server.graceful_timeout)
 keepalive = 75
 backlog = 2048
 logger_class = "services.server_log.ServerLog"
-forwarded_allow_ips = ",".join(_server.trusted_proxies) or "127.0.0.1"
+forwarded_allow_ips = ",".join(_server.trusted_proxies)
 proc_name = "causeway"
 control_socket_disable = True
 
@@ -37,6 +40,13 @@ def on_starting(arbiter):
     if not _settings.store.url and not _settings.redis.host and _settings.store.embedded:
         _store = embedded_store.start(_server.folder / "data")
         os.environ["STORE_URL"] = _store.url
+
+
+def post_worker_init(worker):
+    """In each worker, once the application is loaded: what lives for ever need not be looked at."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def worker_exit(arbiter, worker):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from typing import Any
 
 from services.store import Store, StoreAway
 
@@ -29,7 +30,7 @@ class StoreCache:
         if now < fresh_until:
             return value
         try:
-            stored: bytes | None = self._store.run(lambda c: c.get(self._store.key("cache", key)))
+            stored: Any = self._store.run(lambda c: c.get(self._store.key("cache", key)))
         except StoreAway:
             return value if now < known_until else None
         if stored is None:

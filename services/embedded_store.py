@@ -11,6 +11,7 @@ Imported by the master: nothing here may import `ssl`, gevent or redis (valkeyli
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import importlib.util
@@ -42,9 +43,14 @@ class EmbeddedStore:
         self.url = f"unix://{quote(str(address))}"
         self._supervisor = supervisor
         self._owner = os.getpid()
+        # also holds on to the pipe: gunicorn forgets its configuration's globals on a reload
+        atexit.register(self.stop)
 
     def stop(self) -> None:
-        """End the server, unless another service uses it too. Does nothing in a forked child."""
+        """End the server, unless another service uses it too. Does nothing in a forked child, nor
+        a second time; the interpreter's end calls it too.
+        """
+        atexit.unregister(self.stop)
         pipe = self._supervisor.stdin
         if os.getpid() != self._owner or pipe is None or pipe.closed:
             return

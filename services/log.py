@@ -30,7 +30,10 @@ _MARKS = ("earer", "EARER", "://", "oken", "key=", "sig=", "eyJ", "k-")
 
 _SECRET_SHAPES = re.compile(
     r"""(?x)
-      ((?i:bearer)\s+ | [?&](?:key|sig|token|apikey)= | (?:refresh|access)_token["']?\s*[=:]\s*["']?)
+      ( (?i:bearer)\s+
+      | [?&](?:key|sig|token|apikey)=
+      | (?:refresh|access)_token["']?\s*[=:]\s*["']?
+      )
       [^\s"',&}]+
     | (://)[^\s/@]+(?=@)
     | \b(?:eyJ|(?:sk|pk|rk|fk)-)[\w.-]{8,}
@@ -85,7 +88,7 @@ class LineFormatter(logging.Formatter):
 class Gathered(logging.Handler):
     """Passes the lines of `sinks` on a few times a second, many in one write.
 
-    For access lines only: at thousands a second a write each costs more than all the rest of the log.
+    For access lines only: at thousands a second a write each costs more than all the rest.
     A worker that is killed takes up to `FLUSH_EVERY` seconds of them along.
     """
 

@@ -1,4 +1,4 @@
-"""The real service for tests: gunicorn in a process of its own, its settings in a folder of its own."""
+"""The real service for tests: gunicorn in its own process, its settings in its own folder."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class GatewayProcess:
         self.configure(settings)
         self.output = folder / "output.txt"
         self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[openai.OpenAI] = []
 
     def configure(self, settings: dict[str, Any]) -> None:
         self.config.write_text(json.dumps({"log_level": "INFO", **settings}))
@@ -100,6 +101,8 @@ class GatewayProcess:
 
     def stop(self, patience: float = 20.0) -> int:
         """End it with SIGTERM; the exit status."""
+        for client in self._clients:
+            client.close()
         process = self._process
         if process is None:
             return 0
@@ -120,7 +123,9 @@ class GatewayProcess:
     def client(self, key: str = KEY, **options: Any) -> openai.OpenAI:
         """The official client, without its own retries unless asked for."""
         options = {"max_retries": 0, "timeout": 30, **options}
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, **options)
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, **options)
+        self._clients.append(client)
+        return client
 
     def post(self, body: Any, path: str = "/v1/chat/completions", **options: Any) -> Any:
         """A bare POST; `body` is JSON, or bytes as they are."""

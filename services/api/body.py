@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Request
+from werkzeug.exceptions import ClientDisconnected
 
-from services.core.errors import InvalidRequest
+from services.core.errors import InvalidRequest, UnsupportedMedia
 
 
 class BodyTooSlow(InvalidRequest):
     status = 408
     code = "request_timeout"
+
+    def __init__(self) -> None:
+        super().__init__("the request body did not arrive in time")
 
 
 def read_body(request: Request, seconds: float) -> bytes:
@@ -22,38 +26,32 @@ def read_body(request: Request, seconds: float) -> bytes:
     environ = request.environ
     encoding = environ.get("HTTP_CONTENT_ENCODING", "identity")
     if encoding.lower() != "identity":
-        raise InvalidRequest(
-            f"a body with content encoding {encoding[:20]} is not accepted: send it plain",
-            status=415,
-            code="unsupported_media_type",
-        )
+        raise UnsupportedMedia("a body with a content encoding is not accepted: send it plain")
+    connection = environ.get("gunicorn.socket")
+    if hasattr(connection, "_sock"):
+        return _read_under_gevent(request, seconds)
+    return _read_in_a_thread(request, connection, seconds)
+
+
+def _read_under_gevent(request: Request, seconds: float) -> bytes:
+    """Limit the whole of the reading."""
+    import gevent
+
+    timer = gevent.Timeout.start_new(seconds, BodyTooSlow)
     try:
-        with _deadline(environ.get("gunicorn.socket"), seconds):
-            return request.get_data(cache=False)
-    except TimeoutError as exc:
-        raise BodyTooSlow(f"the request body did not arrive within {seconds:g} s") from exc
+        return request.get_data(cache=False)
+    finally:
+        timer.close()
 
 
-class _deadline:  # noqa: N801  # used like a function
-    """Limits the reads of a `with` block: as a whole under gevent, each read elsewhere."""
-
-    def __init__(self, connection: Any, seconds: float) -> None:
-        self._connection = connection
-        self._seconds = seconds
-        self._timer: Any = None
-
-    def __enter__(self) -> None:
-        if self._connection is None:
-            return
-        if hasattr(self._connection, "_sock"):
-            import gevent
-
-            self._timer = gevent.Timeout.start_new(self._seconds, TimeoutError)
-        else:
-            self._connection.settimeout(self._seconds)
-
-    def __exit__(self, *_: object) -> None:
-        if self._timer is not None:
-            self._timer.close()
-        elif self._connection is not None:
-            self._connection.settimeout(None)
+def _read_in_a_thread(request: Request, connection: Any, seconds: float) -> bytes:
+    """Limit each read: a thread cannot be interrupted. werkzeug takes the timeout for a hang-up."""
+    if connection is None:
+        return request.get_data(cache=False)
+    connection.settimeout(seconds)
+    try:
+        return request.get_data(cache=False)
+    except ClientDisconnected as exc:
+        raise BodyTooSlow from exc
+    finally:
+        connection.settimeout(None)

@@ -8,7 +8,6 @@ from typing import Any
 
 from services.core.errors import GatewayError
 
-
 LOOK_EVERY = 0.5
 """Seconds between two looks at a client's socket."""
 

@@ -104,13 +104,14 @@ class Provider(ABC):
 def read_answer(
     exchange: Exchange,
     check: Callable[[Exchange], GatewayError | None],
-    feed: Callable[[bytes], list[Event]],
-    end: Callable[[], list[Event]],
+    feed: Callable[[bytes], Iterable[Event]],
+    end: Callable[[], Iterable[Event]],
 ) -> Events:
     """Drive one exchange: `check` its status and headers once, `feed` it what arrives, `end` it
     at the end.
 
-    `check` may read the body of a refusal; what it returns is raised.
+    `check` may read the body of a refusal; what it returns is raised. Events that `feed` or `end`
+    yields before it fails are passed on before the failure is.
     """
     try:
         while not exchange.wait(TICK):
@@ -119,7 +120,21 @@ def read_answer(
         if refusal is not None:
             raise refusal
         while (data := exchange.read(TICK)) != b"":
-            yield SILENCE if data is None else feed(data)
-        yield end()
+            if data is None:
+                yield SILENCE
+            else:
+                yield from _batch(feed(data))
+        yield from _batch(end())
     finally:
         exchange.close()
+
+
+def _batch(events: Iterable[Event]) -> Events:
+    batch: list[Event] = []
+    try:
+        batch.extend(events)
+    except GatewayError:
+        if batch:
+            yield batch
+        raise
+    yield batch

@@ -136,10 +136,10 @@ class _StreamAnswer:
             return None
         return not_an_answer(content_type) if content_type.startswith("text/html") else None
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes) -> Iterable[Event]:
         return self._reader.feed(data)
 
-    def end(self) -> list[Event]:
+    def end(self) -> Iterable[Event]:
         return self._reader.end()
 
 

@@ -7,7 +7,7 @@ generic path, where what we do not know becomes `Extra`. A finish reason is an e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -77,20 +77,20 @@ class ChatStream:
         self._frames = SSEDecoder()
         self._state = _Answer()
 
-    def feed(self, data: bytes) -> list[Event]:
-        batch: list[Event] = []
+    def feed(self, data: bytes) -> Iterator[Event]:
         for frame in self._frames.feed(data):
+            batch: list[Event] = []
             self._frame(frame, batch)
-        return batch
+            yield from batch
 
-    def end(self) -> list[Event]:
+    def end(self) -> Iterator[Event]:
         """The last events. Raises `ProtocolError` if the upstream gave no end mark."""
-        batch: list[Event] = []
         for frame in self._frames.finish():
+            batch: list[Event] = []
             self._frame(frame, batch)
+            yield from batch
         if not self._state.finished:
             raise ProtocolError("the upstream's answer stopped before its end")
-        return batch
 
     def _frame(self, frame: bytes, batch: list[Event]) -> None:
         if frame == b"[DONE]":

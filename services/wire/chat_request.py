@@ -204,12 +204,7 @@ def _part(part: _Part | str, path: str) -> Part:
         case "refusal":
             return TextPart(_present(part.refusal, f"{path}.refusal"))
         case "image_url" | "input_image":
-            image = _present(part.image_url, f"{path}.image_url")
-            return (
-                ImagePart(image.url, image.detail)
-                if isinstance(image, _ImageURL)
-                else ImagePart(image)
-            )
+            return _image(_present(part.image_url, f"{path}.image_url"))
         case "input_audio":
             audio = _present(part.input_audio, f"{path}.input_audio")
             return AudioPart(audio.data, audio.format)
@@ -217,6 +212,10 @@ def _part(part: _Part | str, path: str) -> Part:
             return _file(_present(part.file, f"{path}.file"), f"{path}.file")
         case other:
             return OtherPart(printable(other))
+
+
+def _image(image: _ImageURL | str) -> ImagePart:
+    return ImagePart(image) if isinstance(image, str) else ImagePart(image.url, image.detail)
 
 
 def _file(file: _File, path: str) -> FilePart:

@@ -1,4 +1,4 @@
-"""The official Python client against the real service: models, chat, streams and every kind of error."""
+"""The official Python client against the real service: models, chat, streams, errors."""
 
 import time
 
@@ -63,7 +63,7 @@ def test_bare_listed_name_reaches_its_upstream(
     gateway: GatewayProcess, upstream: OpenAICompat
 ) -> None:
     gateway.client().chat.completions.create(model="emu-small", messages=ask("hi"))
-    assert upstream.calls[-1].request.json["model"] == "emu-small"
+    assert upstream.calls[-1].request.json()["model"] == "emu-small"
 
 
 def test_tool_calls_come_in_pieces_that_the_client_can_join(gateway: GatewayProcess) -> None:
@@ -72,9 +72,7 @@ def test_tool_calls_come_in_pieces_that_the_client_can_join(gateway: GatewayProc
         for name in ("get_weather", "get_time")
     ]
     client = gateway.client()
-    with client.chat.completions.stream(
-        model=MODEL, messages=ask("#tools"), tools=tools
-    ) as stream:
+    with client.chat.completions.stream(model=MODEL, messages=ask("#tools"), tools=tools) as stream:
         streamed = stream.get_final_completion().choices[0]
     whole = client.chat.completions.create(model=MODEL, messages=ask("#tools"), tools=tools)
     assert streamed.finish_reason == whole.choices[0].finish_reason == "tool_calls"
@@ -104,7 +102,7 @@ def test_unknown_fields_pass_through_both_ways(
     answer = gateway.client().chat.completions.create(
         model=MODEL, messages=ask("#unknown"), extra_body={"made_up": {"deep": [1, "字"]}}
     )
-    assert upstream.calls[-1].request.json["made_up"] == {"deep": [1, "字"]}
+    assert upstream.calls[-1].request.json()["made_up"] == {"deep": [1, "字"]}
     assert answer.model_extra
     assert answer.choices[0].model_extra
     assert answer.choices[0].message.model_extra
@@ -221,7 +219,9 @@ def test_silent_upstream_is_kept_alive_with_chunks_that_relays_pass_on(
     )
     first_after = time.monotonic() - started
     chunks = list(stream)
-    empty = [c for c in chunks if c.choices[0].delta.content is None and not c.choices[0].finish_reason]
+    empty = [
+        c for c in chunks if c.choices[0].delta.content is None and not c.choices[0].finish_reason
+    ]
     assert first_after < 4.5
     assert chunks[0].choices[0].delta.role == "assistant"
     assert len(empty) >= 1

@@ -1,0 +1,87 @@
+"""The shape of the tree: who imports whom, how long things get, and what must not occur."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "services").rglob("*.py"))
+ALLOWED = {
+    "core": {"core"},
+    "wire": {"core", "wire"},
+    "pipeline": {"core", "pipeline", "config"},
+    "transport": {"core", "transport"},
+    "media": {"core", "media"},
+    "fetch": {"core", "fetch", "media"},
+    "config": {"core", "config"},
+    "providers": {"core", "providers", "transport", "config", "fetch", "media"},
+}
+LONGEST_FILE = 330
+LONGEST_FUNCTION = 60
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("layer", ALLOWED)
+def test_layer_imports_only_what_lies_below_it(layer: str) -> None:
+    for path in (ROOT / "services" / layer).rglob("*.py"):
+        used = {m.split(".")[1] for m in imports(path) if m.startswith("services.")}
+        assert used - {"__version__"} <= ALLOWED[layer], path
+
+
+def test_flask_lives_at_the_edge_only() -> None:
+    inside = [p for p in SOURCES if "api" not in p.parts]
+    users = [p.name for p in inside if any(m.split(".")[0] == "flask" for m in imports(p))]
+    assert users == []
+
+
+def test_a_provider_imports_no_other_provider() -> None:
+    folder = ROOT / "services" / "providers"
+    modules = [p for p in folder.glob("*.py") if "\ndef build(" in p.read_text()]
+    packages = [p.parent for p in folder.glob("*/__init__.py")]
+    names = {p.stem for p in modules} | {p.name for p in packages}
+    for owner in [*modules, *packages]:
+        for path in [owner] if owner.is_file() else owner.rglob("*.py"):
+            used = {m.split(".")[2] for m in imports(path) if m.startswith("services.providers.")}
+            assert used & names <= {owner.stem}, path
+
+
+def test_emulators_import_nothing_of_ours() -> None:
+    for path in (ROOT / "emulators").rglob("*.py"):
+        assert not [m for m in imports(path) if m.split(".")[0] in ("services", "app")], path
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    reads = re.compile(r"os\.environ\b(?!\[\w+\] = )|os\.getenv")
+    allowed = {ROOT / "services" / "config" / "load.py", ROOT / "services" / "serve.py"}
+    assert [p for p in SOURCES if p not in allowed and reads.search(p.read_text())] == []
+
+
+def test_no_code_is_run_from_data() -> None:
+    dangerous = re.compile(r"\b(eval|exec|pickle\.loads?|yaml\.load|os\.system)\(|shell=True")
+    assert [p for p in SOURCES if dangerous.search(p.read_text())] == []
+
+
+def test_certificates_are_always_verified() -> None:
+    off = re.compile(r"verify\s*=\s*False|CERT_NONE|check_hostname\s*=\s*False|_create_unverified")
+    assert [p for p in SOURCES if off.search(p.read_text())] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= LONGEST_FILE
+    assert ast.get_docstring(ast.parse(text)) or not text.strip(), "say why this module exists"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name
