@@ -35,9 +35,9 @@ class StoreCache:
             return value if now < known_until else None
         if stored is None:
             self._local.pop(key, None)
-        else:
-            self._remember(key, stored, LOCAL_SECONDS)
-        return stored
+            return None
+        self._remember(key, stored, LOCAL_SECONDS)
+        return bytes(stored)
 
     def set(self, key: str, value: bytes, seconds: float) -> None:
         """Keep `value` for `seconds`."""

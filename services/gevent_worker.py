@@ -43,7 +43,7 @@ class Idle:
 
 
 class Joined:
-    """A client's socket that holds back the first thing sent, the headers, for what follows them."""
+    """A client's socket that holds back the first thing sent, the headers, for what follows."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection

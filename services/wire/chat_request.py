@@ -204,7 +204,7 @@ def _part(part: _Part | str, path: str) -> Part:
         case "refusal":
             return TextPart(_present(part.refusal, f"{path}.refusal"))
         case "image_url" | "input_image":
-            return _image(_present(part.image_url, f"{path}.image_url"))
+            return _image(part, path)
         case "input_audio":
             audio = _present(part.input_audio, f"{path}.input_audio")
             return AudioPart(audio.data, audio.format)
@@ -214,8 +214,12 @@ def _part(part: _Part | str, path: str) -> Part:
             return OtherPart(printable(other))
 
 
-def _image(image: _ImageURL | str) -> ImagePart:
-    return ImagePart(image) if isinstance(image, str) else ImagePart(image.url, image.detail)
+def _image(part: _Part, path: str) -> ImagePart:
+    image = part.image_url
+    if isinstance(image, str):
+        return ImagePart(image)
+    image = _present(image, f"{path}.image_url")
+    return ImagePart(image.url, image.detail)
 
 
 def _file(file: _File, path: str) -> FilePart:
