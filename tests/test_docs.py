@@ -15,6 +15,7 @@ from services.config import ROOT, Settings
 from services.config.annotations import is_internal, is_struct, unwrap
 from services.config.load import FILE_VARIABLE
 from services.core.models import Secret
+from services.providers.registry import provider_types
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| `(.*?)` \| `(\w+)` \| (.+) \|$", re.MULTILINE)
@@ -116,3 +117,17 @@ def test_env_example_offers_only_variables_that_exist() -> None:
 def test_env_example_sets_nothing_by_itself() -> None:
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     assert all(line.startswith("#") for line in lines if line)
+
+
+def provider_keys(annotation: Any) -> Iterator[str]:
+    """The keys of what types `providers.<name>`: a struct, or a list of structs."""
+    kind = get_args(annotation)[0] if get_origin(annotation) is list else annotation
+    yield from (field.encode_name for field in msgspec.structs.fields(kind))
+
+
+@pytest.mark.parametrize(("name", "annotation"), provider_types().items())
+def test_every_key_of_a_provider_is_documented(name: str, annotation: Any) -> None:
+    text = (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
+    section = text.split(f"\n## {name}\n", 1)[1].split("\n## ", 1)[0]
+    documented_keys = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert sorted(documented_keys) == sorted(provider_keys(annotation))

@@ -1,0 +1,88 @@
+"""What an upstream made becomes ours, so that callers get links that work and never raw bytes."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+import msgspec
+
+from services.core.errors import GatewayError
+from services.core.events import SILENCE, Event, Events, File, Image, Text
+
+log = logging.getLogger(__name__)
+
+Adopt = Callable[[Image | File], str]
+"""Stores what an event points at or holds and gives our public URL, or raises GatewayError."""
+
+FAILED = "\n[{name}: this file could not be fetched from the upstream]\n"
+"""What a caller sees instead of a file that cannot be had; `{name}` is the file's name."""
+
+_KINDS = frozenset((Image, File))
+_AT_ONCE = 4
+_TICK = 1.0
+_LINK = re.compile(r"https?://[!-~]{1,8192}", re.IGNORECASE)
+
+
+def adopt_files(
+    events: Events, adopt: Adopt, *, failed: str = FAILED, keep_upstream_urls: bool = False
+) -> Events:
+    """Give every Image and File our URL, and no bytes; where that fails, `failed` as text.
+
+    While downloads run, an empty batch goes out each second. With `keep_upstream_urls` an event
+    with an http(s) URL passes as it is.
+    """
+    try:
+        for batch in events:
+            if _KINDS.isdisjoint(map(type, batch)):
+                yield batch
+            else:
+                yield from _adopted(batch, adopt, failed, keep_upstream_urls)
+    finally:
+        closing = getattr(events, "close", None)
+        if closing is not None:
+            closing()
+
+
+def _adopted(batch: list[Event], adopt: Adopt, failed: str, keep: bool) -> Events:
+    """The batch up to its first file at once, then the rest when all downloads are done."""
+    first = next(place for place, event in enumerate(batch) if type(event) in _KINDS)
+    if first:
+        yield batch[:first]
+    rest = batch[first:]
+    # as context managers they would wait for downloads that nobody wants any more
+    pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="adopt")
+    try:
+        urls = {
+            place: pool.submit(adopt, event)
+            for place, event in enumerate(rest)
+            if isinstance(event, Image | File) and not (keep and _has_link(event))
+        }
+        yield from _silence(urls.values())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    yield [
+        _settled(event, urls[place], failed) if place in urls else event
+        for place, event in enumerate(rest)
+    ]
+
+
+def _silence(futures: Iterable[Future[str]]) -> Events:
+    while wait(futures, timeout=_TICK).not_done:
+        yield SILENCE
+
+
+def _has_link(event: Image | File) -> bool:
+    return event.url is not None and _LINK.fullmatch(event.url) is not None
+
+
+def _settled(event: Event, url: Future[str], failed: str) -> Event:
+    assert isinstance(event, Image | File)
+    name = event.name if isinstance(event, File) else event.title
+    try:
+        return msgspec.structs.replace(event, url=url.result(), data=None)
+    except GatewayError as exc:
+        log.warning("file not adopted kind=%s reason=%s", type(event).__name__, exc.message)
+        return Text(failed.replace("{name}", name))
