@@ -73,13 +73,20 @@ class LineFormatter(logging.Formatter):
             line = record.line = self._redact(self._line(record))
         return line
 
-    def _line(self, record: logging.LogRecord) -> str:
-        second = int(record.created)
+    def line(self, created: float, level: str, name: str, message: str) -> str:
+        """A line as `format` makes it, without the cost of a record."""
+        return self._redact(self._stamped(created, level, name, message))
+
+    def _stamped(self, created: float, level: str, name: str, message: str) -> str:
+        second = int(created)
         if second != self._second:
             self._stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
             self._second = second
-        where = f"{self._stamp},{int(record.msecs):03d} {record.levelname} {record.name}"
-        line = f"{where} {request_id.get()} {record.getMessage()}"
+        milliseconds = int((created - second) * 1000)
+        return f"{self._stamp},{milliseconds:03d} {level} {name} {request_id.get()} {message}"
+
+    def _line(self, record: logging.LogRecord) -> str:
+        line = self._stamped(record.created, record.levelname, record.name, record.getMessage())
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -99,7 +106,11 @@ class Gathered(logging.Handler):
         self._flusher: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(self.format(record))
+        self.add(self.format(record))
+
+    def add(self, line: str) -> None:
+        """Take a line that is ready."""
+        self._lines.append(line)
         if self._flusher is None:
             self._flusher = threading.Thread(target=self._keep_flushing, daemon=True)
             self._flusher.start()

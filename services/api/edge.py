@@ -68,7 +68,9 @@ class Edge:
             allowed = [("Access-Control-Allow-Origin", environ["HTTP_ORIGIN"]), ("Vary", "Origin")]
         else:
             return [("Vary", "Origin")]
-        return [*allowed, ("Access-Control-Expose-Headers", EXPOSED_HEADERS)]
+        if "HTTP_ORIGIN" in environ:
+            allowed.append(("Access-Control-Expose-Headers", EXPOSED_HEADERS))
+        return allowed
 
 
 def _preflight(environ: dict[str, Any]) -> list[tuple[str, str]]:
