@@ -5,17 +5,29 @@ from __future__ import annotations
 from flask import Flask
 
 from services import log, transport
-from services.api import auth, chat, errors, health, models
+from services.api import chat, errors, files, health, images, models
+from services.api.auth import Authenticator
 from services.api.edge import Edge
 from services.api.paths import LenientPaths
 from services.background import BackgroundQueue
 from services.cache import StoreCache
 from services.config import Settings, load_here
+from services.files import (
+    Adopter,
+    FileCache,
+    Shelf,
+    UserFiles,
+    caller_fetcher,
+    download_limits,
+    upstream_fetcher,
+)
 from services.gateway import Gateway
 from services.providers.base import ProviderContext
 from services.providers.registry import Registry, provider_types
 from services.rate_gate import StoreRateGate
 from services.store import Store
+
+MEGABYTE = 1024 * 1024
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -26,8 +38,56 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings is None:
         settings = load_here(provider_types())
         log.setup(settings.log_level, settings.log_folder, settings.secrets())
+    store = Store.from_settings(settings)
+    cache = FileCache.from_settings(settings)
+    gateway = make_gateway(settings, store, cache)
+    auth = Authenticator(settings)
+    max_body = int(settings.server.max_body_mb * MEGABYTE)
+    user_files = UserFiles(cache, store, max_body)
+    shelf = Shelf(cache, caller_fetcher(settings))
+
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = max_body
+    errors.register(app)
+    prefix = f"/{settings.backend_container_api_prefix}".rstrip("/")
+    for api in (
+        chat.blueprint(settings, gateway, auth),
+        images.blueprint(settings, gateway, auth, shelf),
+        models.blueprint(gateway, auth),
+        files.blueprint(settings, user_files, auth),
+    ):
+        app.register_blueprint(api, url_prefix=prefix)
+    app.register_blueprint(files.public_blueprint(cache))
+    app.register_blueprint(health.blueprint(gateway, store))
+    routes = frozenset(str(rule) for rule in app.url_map.iter_rules())
+    lenient = LenientPaths(app.wsgi_app, prefix, routes)
+    app.wsgi_app = Edge(lenient, settings.server.cors_origins)  # type: ignore[method-assign]
+    return app
+
+
+def make_gateway(settings: Settings, store: Store, cache: FileCache) -> Gateway:
+    """The gateway with every provider that the settings switch on."""
+    context = ProviderContext(
+        settings,
+        make_transport(settings),
+        StoreCache(store),
+        BackgroundQueue(),
+        StoreRateGate(store),
+    )
+    fetcher = upstream_fetcher(settings)
+    max_bytes = download_limits(settings).max_bytes
+    return Gateway(
+        Registry.from_settings(context),
+        lambda base: Adopter(cache, fetcher, base, max_bytes),
+        extra_model_fields=settings.models.extra,
+        keep_upstream_urls=settings.use_oaiusercontent_url,
+    )
+
+
+def make_transport(settings: Settings) -> transport.Transport:
+    """The door to upstreams, as the settings time and proxy it."""
     server = settings.server
-    upstreams = transport.create(
+    return transport.create(
         server.worker_class,
         timeouts=transport.Timeouts(
             connect=server.connect_timeout,
@@ -38,21 +98,3 @@ def create_app(settings: Settings | None = None) -> Flask:
         pool_size=settings.process_threads,
         proxy=server.proxies or None,
     )
-    store = Store.from_settings(settings)
-    context = ProviderContext(
-        settings, upstreams, StoreCache(store), BackgroundQueue(), StoreRateGate(store)
-    )
-    gateway = Gateway(Registry.from_settings(context), settings.models.extra)
-    authenticator = auth.Authenticator(settings)
-
-    app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = int(server.max_body_mb * 1024 * 1024)
-    errors.register(app)
-    prefix = f"/{settings.backend_container_api_prefix}".rstrip("/")
-    app.register_blueprint(chat.blueprint(settings, gateway, authenticator), url_prefix=prefix)
-    app.register_blueprint(models.blueprint(gateway, authenticator), url_prefix=prefix)
-    app.register_blueprint(health.blueprint(gateway, store))
-    routes = frozenset(str(rule) for rule in app.url_map.iter_rules())
-    lenient = LenientPaths(app.wsgi_app, prefix, routes)
-    app.wsgi_app = Edge(lenient, server.cors_origins)  # type: ignore[method-assign]
-    return app

@@ -5,7 +5,7 @@ which stages.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,14 +14,16 @@ from services.core.errors import UpstreamError
 from services.core.events import Events, WireEvents
 from services.core.models import Caller, Credential, ModelCard
 from services.core.requests import ChatRequest
-from services.pipeline.render import NORMAL
+from services.files import Adopter
+from services.pipeline.files import adopt_files
+from services.pipeline.profiles import Profile
 from services.pipeline.run import run
 from services.providers.registry import Registry, Target
+from services.wire.image_request import ImageRequest
 
 FAILURE_SHOWN = 60.0
 """Seconds for which an upstream's last failure counts in the health report, unless it answers
-before.
-"""
+before."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -31,24 +33,59 @@ class Failure(msgspec.Struct, frozen=True):
     at: float
 
 
+class Setting(msgspec.Struct, frozen=True):
+    """What of an HTTP request matters for its answer. `public_base` gives our address as the
+    caller knows it, and is asked only when a file has to be linked.
+    """
+
+    caller: Caller
+    profile: Profile
+    public_base: Callable[[], str]
+
+
+MakeAdopter = Callable[[Callable[[], str]], Adopter]
+"""An adopter of upstream files, given where our public address comes from."""
+
+
 class Gateway:
-    """Answers chat requests. One per worker."""
+    """Answers requests. One per worker."""
 
     def __init__(
-        self, registry: Registry, extra_model_fields: Mapping[str, Mapping[str, Any]]
+        self,
+        registry: Registry,
+        adopter: MakeAdopter,
+        *,
+        extra_model_fields: Mapping[str, Mapping[str, Any]],
+        keep_upstream_urls: bool = False,
     ) -> None:
         self._registry = registry
+        self._adopter = adopter
         self._extra = extra_model_fields
+        self._keep_upstream_urls = keep_upstream_urls
         self._failures: dict[str, Failure] = {}
 
-    def answer(self, request: ChatRequest, caller: Caller) -> WireEvents:
+    def answer(self, request: ChatRequest, setting: Setting) -> WireEvents:
         """The answer's events.
 
         Raises `ModelNotFound` at once; upstream failures come from the iterator.
         """
+        return run(self._rich(request, setting), request, setting.profile)
+
+    def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
+        """One turn of a model that draws, its pictures at addresses of ours, nothing rendered."""
+        return self._rich(chat, setting)
+
+    def _rich(self, request: ChatRequest, setting: Setting) -> Events:
         target = self._registry.resolve(request.model)
-        credential = target.route.credential or caller.credential or Credential()
-        return run(self._watched(target, request, credential), request, NORMAL)
+        credential = target.route.credential or setting.caller.credential or Credential()
+        events = self._watched(target, request, credential)
+        if not target.provider.makes_files:
+            return events
+        return adopt_files(
+            events,
+            self._adopter(setting.public_base),
+            keep_upstream_urls=self._keep_upstream_urls,
+        )
 
     def _watched(self, target: Target, request: ChatRequest, credential: Credential) -> Events:
         """The provider's events; how it went is remembered for the health report."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from functools import partial
 
 from flask import Blueprint, Response, request
 
@@ -14,8 +15,10 @@ from services.api.stream import HEADERS, KeepAlive, close, write_stream
 from services.config import Settings
 from services.core.events import WireEvents
 from services.core.requests import ChatRequest
-from services.gateway import Gateway
+from services.files import public_base
+from services.gateway import Gateway, Setting
 from services.pipeline.prime import prime
+from services.pipeline.profiles import HEADER, profile_for, profile_from
 from services.wire.chat_request import RequestLimits, decode_chat_request
 from services.wire.openai_chat import ChatChunks, Completion, ResponseHead
 
@@ -28,13 +31,16 @@ def blueprint(settings: Settings, gateway: Gateway, auth: Authenticator) -> Blue
     limits = RequestLimits(server.max_messages, server.max_json_depth)
     keep_alive = KeepAlive(server.keepalive, server.keepalive_interval)
     always_usage = server.stream_usage == "always"
+    default_profile = profile_from(settings.bot_mode)
     bp = Blueprint("chat", __name__)
 
     def create() -> Response:
         asked = request._get_current_object()  # type: ignore[attr-defined]  # once, not per use
         caller = auth.caller(asked.headers)
         chat = decode_chat_request(read_body(asked, server.slow_body_timeout), limits)
-        events = gateway.answer(chat, caller)
+        profile = profile_for(asked.headers.get(HEADER), default_profile)
+        setting = Setting(caller, profile, partial(public_base, settings, asked.environ))
+        events = gateway.answer(chat, setting)
         client = Client(asked.environ)
         identity = f"chatcmpl-{random.getrandbits(96):024x}"  # noqa: S311  # no secret
         head = ResponseHead(identity, chat.model, int(time.time()))

@@ -27,10 +27,11 @@ _LINK = re.compile(r"https?://[!-~]{1,8192}", re.IGNORECASE)
 
 
 def adopt_files(
-    events: Events, adopt: Adopt, *, failed: str = FAILED, keep_upstream_urls: bool = False
+    events: Events, adopt: Adopt, *, failed: str | None = FAILED, keep_upstream_urls: bool = False
 ) -> Events:
     """Give every Image and File our URL, and no bytes; where that fails, `failed` as text.
 
+    With None for `failed` the failure is raised instead, for callers who want nothing but files.
     While downloads run, an empty batch goes out each second. With `keep_upstream_urls` an event
     with an http(s) URL passes as it is.
     """
@@ -46,7 +47,7 @@ def adopt_files(
             closing()
 
 
-def _adopted(batch: list[Event], adopt: Adopt, failed: str, keep: bool) -> Events:
+def _adopted(batch: list[Event], adopt: Adopt, failed: str | None, keep: bool) -> Events:
     """The batch up to its first file at once, then the rest when all downloads are done."""
     first = next(place for place, event in enumerate(batch) if type(event) in _KINDS)
     if first:
@@ -78,11 +79,18 @@ def _has_link(event: Image | File) -> bool:
     return event.url is not None and _LINK.fullmatch(event.url) is not None
 
 
-def _settled(event: Event, url: Future[str], failed: str) -> Event:
+def _settled(event: Event, url: Future[str], failed: str | None) -> Event:
     assert isinstance(event, Image | File)
-    name = event.name if isinstance(event, File) else event.title
     try:
         return msgspec.structs.replace(event, url=url.result(), data=None)
     except GatewayError as exc:
+        if failed is None:
+            raise
         log.warning("file not adopted kind=%s reason=%s", type(event).__name__, exc.message)
-        return Text(failed.replace("{name}", name))
+        return Text(_complaint(event, failed))
+
+
+def _complaint(event: Image | File, failed: str) -> str:
+    """`failed` for this event; on one line where it stands in the middle of a link."""
+    text = failed.replace("{name}", event.name if isinstance(event, File) else event.title)
+    return text.strip() if isinstance(event, File) and event.link is not None else text

@@ -78,6 +78,8 @@ class Provider(ABC):
     """
 
     name: str
+    makes_files = False
+    """Whether its answers may hold `Image` or `File` events, which have to be made ours."""
 
     @abstractmethod
     def models(self) -> Iterable[ModelCard]:

@@ -33,6 +33,7 @@ from services.core.errors import (
 from services.core.events import SILENCE, CodeBlock, Event, Events, Finish, Image, Text
 from services.core.models import Caller, Credential, Secret
 from services.core.requests import ChatRequest
+from services.gateway import Setting
 from services.providers.custom import Custom, Upstream
 from services.wire.image_request import ImageRequest, as_chat, decode_image_request
 from services.wire.openai_images import Picture, failed, images_body, refused
@@ -54,8 +55,8 @@ class Painter:
         self.asked: list[tuple[ImageRequest, ChatRequest, Caller]] = []
         self.closed = threading.Event()
 
-    def pictures(self, image: ImageRequest, chat: ChatRequest, caller: Caller) -> Events:
-        self.asked.append((image, chat, caller))
+    def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
+        self.asked.append((image, chat, setting.caller))
         return self._play(self._turns.pop(0))
 
     def _play(self, turn: Turn) -> Events:
@@ -482,10 +483,10 @@ class CustomSource:
         upstream = Upstream("up", base_url, models=("*",))
         self._provider = Custom([upstream], transport.create("gthread"))
 
-    def pictures(self, image: ImageRequest, chat: ChatRequest, caller: Caller) -> Events:
+    def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
         route = self._provider.catch_all(image.model)
         assert route is not None
-        return self._provider.stream(chat, route, caller.credential or Credential())
+        return self._provider.stream(chat, route, setting.caller.credential or Credential())
 
 
 @pytest.fixture

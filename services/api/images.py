@@ -1,0 +1,259 @@
+"""POST /v1/images/generations and its aliases: a picture from any model that can draw in a chat.
+
+A picture may take a minute, and proxies give up on a silent answer sooner. So after the commit
+window status 200 goes out with a blank, and another blank after each silent keep-alive interval:
+JSON may begin with blanks. What fails from then on is an error object under that 200.
+`server.keepalive: off` waits for the true status instead, however long it takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Generator, Iterator
+from functools import partial
+from typing import Protocol
+
+import msgspec
+from flask import Blueprint, Response, request
+
+from services.api.auth import Authenticator
+from services.api.body import read_body
+from services.api.client import Client, ClientGone
+from services.api.errors import as_gateway_error
+from services.api.stream import HEADERS, close
+from services.config import Settings
+from services.core.errors import (
+    GatewayError,
+    RateLimited,
+    Unavailable,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from services.core.events import Events, Extra, Image, Text
+from services.core.requests import ChatRequest
+from services.files import public_base
+from services.gateway import Setting
+from services.pipeline import profiles
+from services.pipeline.guard import end_truthfully
+from services.pipeline.render import render
+from services.wire.errors import error_body
+from services.wire.image_request import ImageRequest, as_chat, decode_image_request
+from services.wire.openai_images import BLANK, Picture, failed, images_body, refused
+
+log = logging.getLogger(__name__)
+
+PATHS = (
+    "/v1/images/generations",
+    "/v1/object/generations",
+    "/v1/chat/generations",
+    "/proxies/v1/images/generations",
+    "/proxies/v1/chat/generations",
+)
+
+MAX_SECONDS = 600.0
+"""Longest time for one request, as long as OpenAI's own clients wait."""
+
+_LINKED = re.compile(r"!\[[^\]\n]{0,500}\]\((https?://[^\s()<>]{1,4000})\)")
+
+
+class PictureSource(Protocol):
+    """Who draws."""
+
+    def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
+        """One turn's events, not rendered, with pictures at addresses of ours.
+
+        `chat` asks a chat upstream for one picture; an upstream that takes image requests gets
+        `image`, and may give `image.n` pictures.
+        """
+        ...
+
+
+class ImageBytes(Protocol):
+    """Gives the bytes of a picture that an `Image` event points at."""
+
+    def read(self, url: str) -> bytes:
+        """Raises `GatewayError` if there are none."""
+        ...
+
+
+class _Order(msgspec.Struct, frozen=True):
+    """One request. `deadline` is `time.monotonic()`."""
+
+    image: ImageRequest
+    chat: ChatRequest
+    setting: Setting
+    deadline: float
+
+
+class _Turn(msgspec.Struct):
+    """What one turn brought: pictures, the model's own text, and that text rendered."""
+
+    images: list[Image] = []
+    heard: list[str] = []
+    said: list[str] = []
+
+    @property
+    def reply(self) -> str:
+        return "".join(self.said)
+
+
+_Drawing = Generator[None, None, bytes]
+"""Yields whenever something or a silent second has passed; returns the body of the answer."""
+
+
+def blueprint(
+    settings: Settings, source: PictureSource, auth: Authenticator, shelf: ImageBytes
+) -> Blueprint:
+    """The image routes."""
+    server = settings.server
+    default = profiles.profile_from(settings.bot_mode)
+    seconds = min(server.total_timeout, MAX_SECONDS)
+    window = math.inf if server.keepalive == "off" else server.commit_window
+    bp = Blueprint("images", __name__)
+
+    def create() -> Response:
+        started = time.monotonic()
+        caller = auth.caller(request.headers)
+        profile = profiles.profile_for(request.headers.get(profiles.HEADER), default)
+        body = read_body(request, server.slow_body_timeout)
+        image = decode_image_request(body, server.max_json_depth)
+        chat = as_chat(image, settings.dalle_prompt_prefix)
+        base = partial(public_base, settings, request.environ)
+        setting = Setting(caller, profile, base)
+        order = _Order(image, chat, setting, started + seconds)
+        drawing, client = _draw(order, source, shelf), Client(request.environ)
+        answer = _wait(drawing, client, started + window)
+        if answer is not None:
+            return Response(answer, mimetype="application/json")
+        late = _late(drawing, client, server.keepalive_interval)
+        return Response(late, headers=HEADERS, mimetype="application/json", direct_passthrough=True)
+
+    for path in PATHS:
+        bp.add_url_rule(path, endpoint=path.replace("/", "_"), view_func=create, methods=["POST"])
+    return bp
+
+
+def _wait(drawing: _Drawing, client: Client, until: float) -> bytes | None:
+    """The answer, if it is there by `until`; what fails until then is raised."""
+    try:
+        while time.monotonic() < until:
+            next(drawing)
+            client.check()
+    except StopIteration as done:
+        answer: bytes = done.value
+        return answer
+    except ClientGone:
+        drawing.close()
+        raise
+    return None
+
+
+def _late(drawing: _Drawing, client: Client, interval: float) -> Iterator[bytes]:
+    """Blanks, so that status and headers go out at once, then the answer or an error object."""
+    try:
+        written = time.monotonic()
+        yield BLANK
+        while True:
+            next(drawing)
+            client.check()
+            if time.monotonic() - written >= interval:
+                yield BLANK
+                written = time.monotonic()
+    except StopIteration as done:
+        yield done.value
+    except ClientGone:
+        return
+    except Exception as exc:  # noqa: BLE001  # the 500 handler of an answer whose status is already out
+        yield error_body(as_gateway_error(exc))
+    finally:
+        drawing.close()
+
+
+def _draw(order: _Order, source: PictureSource, shelf: ImageBytes) -> _Drawing:
+    try:
+        turns = yield from _turns(order, source)
+        pictures = []
+        for turn in turns:
+            for image in turn.images:
+                pictures.append(_picture(image, turn, order.image, shelf))
+                yield
+    except (UpstreamError, RateLimited, Unavailable) as exc:
+        raise failed(exc) from exc
+    reply = "\n".join(turn.reply for turn in turns)
+    if not pictures:
+        raise refused(reply)
+    return images_body(int(time.time()), pictures, reply)
+
+
+def _turns(order: _Order, source: PictureSource) -> Generator[None, None, list[_Turn]]:
+    """One turn after the other until there are `n` pictures, at most `n` turns.
+
+    A turn that fails or refuses is the last one. The pictures made before it are the answer then,
+    fewer than were asked for: they have been paid for.
+    """
+    turns: list[_Turn] = []
+    missing = order.image.n
+    while missing > 0 and len(turns) < order.image.n:
+        turn = _Turn()
+        turns.append(turn)
+        try:
+            yield from _take(turn, missing, order, source)
+        except GatewayError as exc:
+            if not any(turn.images for turn in turns):
+                raise
+            log.warning("pictures missing wanted=%d reason=%s", missing, exc.message)
+            break
+        if not turn.images:
+            break
+        missing -= len(turn.images)
+    return turns
+
+
+def _take(
+    turn: _Turn, missing: int, order: _Order, source: PictureSource
+) -> Generator[None, None, None]:
+    """Fill `turn` from one turn of the upstream."""
+    image = msgspec.structs.replace(order.image, n=missing)
+    events = _collected(source.pictures(image, order.chat, order.setting), turn)
+    wire = end_truthfully(render(events, order.setting.profile))
+    try:
+        for batch in wire:
+            turn.said += [event.text for event in batch if isinstance(event, Text)]
+            yield
+            if time.monotonic() > order.deadline:
+                raise UpstreamTimeout("the picture was not ready within this service's time limit")
+    finally:
+        close(wire)
+    if not turn.images:
+        # an upstream behind another gateway says its pictures in markdown
+        turn.images += [Image(url) for url in _LINKED.findall("".join(turn.heard))]
+
+
+def _collected(events: Events, turn: _Turn) -> Events:
+    """Pass batches on; remember their pictures and their text."""
+    try:
+        for batch in events:
+            for event in batch:
+                if isinstance(event, Image):
+                    turn.images.append(event)
+                elif isinstance(event, Text):
+                    turn.heard.append(event.text)
+                elif isinstance(event, Extra) and isinstance(event.fields.get("refusal"), str):
+                    turn.said.append(event.fields["refusal"])
+            yield batch
+    finally:
+        closing = getattr(events, "close", None)
+        if closing is not None:
+            closing()
+
+
+def _picture(image: Image, turn: _Turn, wanted: ImageRequest, shelf: ImageBytes) -> Picture:
+    prompt = image.revised_prompt or turn.reply
+    if image.url is None:
+        return Picture(prompt, data=image.data or b"")
+    if wanted.response_format == "url":
+        return Picture(prompt, url=image.url)
+    return Picture(prompt, data=image.data or shelf.read(image.url))

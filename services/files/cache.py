@@ -1,0 +1,179 @@
+"""The cache of pictures and files: adopt bytes, find them again, sweep what is old or too much."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from services.config import Settings
+from services.core.errors import InvalidRequest
+from services.fetch import Fetched
+from services.fetch.names import base_name
+from services.files.kinds import (
+    Area,
+    Kind,
+    Lifetimes,
+    is_name,
+    kind_of,
+    mime_by_suffix,
+    new_name,
+)
+from services.files.local import LocalStorage
+from services.files.s3 import S3Storage
+from services.files.storage import Entry, Found, Storage, StorageAway
+from services.media import INLINE_IMAGES, sniff
+
+log = logging.getLogger(__name__)
+
+MEGABYTE = 1024 * 1024
+_LITTER_SECONDS = 3600.0
+_SWEEP_SHARE = 10
+_BREATH = 256
+_VAGUE = frozenset({"application/octet-stream", "text/plain", "binary/octet-stream"})
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A file that was just stored; `path` is the path of its public URL, where it has one."""
+
+    area: Area
+    name: str
+    mime: str
+    size: int
+
+    @property
+    def path(self) -> str:
+        return f"/{self.area}/{self.name}"
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """What one sweep did: how many files went for their age and for lack of room, bytes left."""
+
+    expired: int
+    evicted: int
+    left: int
+
+
+class FileCache:
+    """One a process; all processes share what is stored. `total_limit` is in bytes."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        lifetimes: Lifetimes,
+        total_limit: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._storage = storage
+        self._lifetimes = lifetimes
+        self._total_limit = total_limit
+        self._clock = clock
+        self._unswept = 0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> FileCache:
+        """Raise `ConfigErrors` if the storage that is asked for cannot be used."""
+        files = settings.files
+        storage: Storage
+        if files.storage == "s3":
+            storage = S3Storage.from_settings(files)
+        else:
+            storage = LocalStorage(settings.server.folder)
+        return cls(storage, Lifetimes.from_settings(files), int(files.total_limit_mb * MEGABYTE))
+
+    def adopt(self, content: bytes | Fetched, kind: Kind, name: str = "", *, base: str) -> str:
+        """Store `content` and return its public URL under `base`; the URL ends in an extension.
+
+        `name` is what its maker calls it, and only ever shows as the name of a download. Raise
+        InvalidRequest for an IMAGE that is no png, jpeg, gif or webp; StorageAway.
+        """
+        if kind is Kind.USER:
+            raise ValueError("files of users have no public URL")
+        return base + self.keep(content, kind, name).path
+
+    def keep(
+        self, content: bytes | Fetched, kind: Kind, name: str = "", declared: str | None = None
+    ) -> Kept:
+        """Store `content`, as it is. Raise as `adopt`."""
+        fetched = Fetched(data=content, mime="") if isinstance(content, bytes) else content
+        data, name = fetched.data, name or fetched.name
+        mime = sniff(data, _better(declared or fetched.declared_type, name))
+        if kind is Kind.IMAGE and mime not in INLINE_IMAGES:
+            raise InvalidRequest(
+                "this is not a png, jpeg, gif or webp picture", code="invalid_image"
+            )
+        kept = Kept(kind.area(mime), new_name(kind, mime), mime, len(data))
+        self._storage.put(kept.area, kept.name, data, base_name(name), mime)
+        self._unswept += kept.size
+        if self._unswept > self._total_limit // _SWEEP_SHARE:
+            with contextlib.suppress(StorageAway):
+                self.sweep()
+        return kept
+
+    def find(self, area: Area, name: str) -> Found | None:
+        """The file of that name; None for any other text, and for one whose time has passed.
+
+        Raise StorageAway.
+        """
+        if not is_name(name):
+            return None
+        found = self._storage.find(area, name)
+        return None if found is None or self._is_expired(found.entry) else found
+
+    def delete(self, area: Area, name: str) -> None:
+        """Delete a file of ours; one that has gone is no error. Raise StorageAway."""
+        if is_name(name):
+            self._storage.delete(area, name)
+
+    def lifetime(self, kind: Kind) -> float:
+        """Seconds for which files of this kind are kept."""
+        return self._lifetimes.of(kind)
+
+    def sweep(self) -> Swept:
+        """Delete what is too old; then, while all together are too large, the oldest.
+
+        Any number of processes may do this at once: they choose the same files. Raise StorageAway.
+        """
+        self._unswept = 0
+        kept, expired = [], 0
+        for entry in _breathing(self._storage.entries()):
+            if self._is_expired(entry):
+                self._storage.delete(entry.area, entry.name)
+                expired += 1
+            else:
+                kept.append(entry)
+        evicted, left = self._evict(kept)
+        self._storage.tidy(self._clock() - _LITTER_SECONDS)
+        if expired or evicted:
+            log.info("files swept expired=%d evicted=%d left=%d bytes", expired, evicted, left)
+        return Swept(expired, evicted, left)
+
+    def _evict(self, entries: list[Entry]) -> tuple[int, int]:
+        """Delete the oldest until the rest fits; how many went, and the bytes left."""
+        left, evicted = sum(entry.size for entry in entries), 0
+        for entry in sorted(entries, key=lambda e: (e.modified, e.name)):
+            if left <= self._total_limit:
+                break
+            self._storage.delete(entry.area, entry.name)
+            left -= entry.size
+            evicted += 1
+        return evicted, left
+
+    def _is_expired(self, entry: Entry) -> bool:
+        return self._clock() >= entry.modified + self._lifetimes.of(kind_of(entry.name))
+
+
+def _better(declared: str | None, name: str) -> str | None:
+    """The declared type, or what the name's extension stands for where that says more."""
+    return (mime_by_suffix(name) or declared) if not declared or declared in _VAGUE else declared
+
+
+def _breathing(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """Let other greenlets run now and then: a listing may be long."""
+    for count, entry in enumerate(entries):
+        if count % _BREATH == 0:
+            time.sleep(0)
+        yield entry

@@ -1,0 +1,53 @@
+"""The two ways out for files: for URLs that callers send, and for URLs that upstreams give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from services.config import ConfigErrors, Problem, Settings
+from services.fetch import AllowList, Fetcher, Limits
+from services.files.cache import MEGABYTE
+
+
+def caller_fetcher(settings: Settings) -> Fetcher:
+    """Reaches public addresses and what `files.fetch_allow` opens. Raise ConfigErrors."""
+    return Fetcher(allow=_allow(settings, ()), limits=download_limits(settings))
+
+
+def upstream_fetcher(settings: Settings) -> Fetcher:
+    """Also reaches the hosts that the operator named as upstreams. Raise ConfigErrors.
+
+    Never for a caller's URL: the upstream may be inside the operator's network.
+    """
+    opened = tuple(_upstream_hosts(settings))
+    return Fetcher(allow=_allow(settings, opened), limits=download_limits(settings))
+
+
+def download_limits(settings: Settings) -> Limits:
+    """How large and how slow a download may be."""
+    files = settings.files
+    return Limits(seconds=files.fetch_timeout, max_bytes=int(files.fetch_max_mb * MEGABYTE))
+
+
+def _allow(settings: Settings, more: tuple[str, ...]) -> AllowList:
+    try:
+        return AllowList((*settings.files.fetch_allow, *more))
+    except ValueError as exc:
+        raise ConfigErrors([Problem("", "files.fetch_allow", str(exc))]) from exc
+
+
+def _upstream_hosts(settings: Settings) -> Iterator[str]:
+    """Allow-list entries for `upstream_base_url` and, where it is used, `file_server_host`."""
+    urls = [settings.upstream_base_url]
+    if settings.use_pandora_file_server and settings.file_server_host:
+        urls.append(f"//{settings.file_server_host.rpartition('//')[2]}")
+    for url in filter(None, urls):
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError as exc:
+            keys = "upstream_base_url or file_server_host"
+            raise ConfigErrors([Problem("", keys, f"not an address: {exc}")]) from exc
+        host = f"[{host}]" if ":" in host else host
+        yield f"{host}:{port}" if port else host
