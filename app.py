@@ -15,7 +15,7 @@ from services.config import Settings, load_here
 from services.files import (
     Adopter,
     FileCache,
-    Shelf,
+    PictureBytes,
     UserFiles,
     caller_fetcher,
     download_limits,
@@ -44,7 +44,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     auth = Authenticator(settings)
     max_body = int(settings.server.max_body_mb * MEGABYTE)
     user_files = UserFiles(cache, store, max_body)
-    shelf = Shelf(cache, caller_fetcher(settings))
+    # a model may be made to link anything: such links are callers' URLs
+    pictures = PictureBytes(cache, caller_fetcher(settings))
 
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body
@@ -52,7 +53,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     prefix = f"/{settings.backend_container_api_prefix}".rstrip("/")
     for api in (
         chat.blueprint(settings, gateway, auth),
-        images.blueprint(settings, gateway, auth, shelf),
+        images.blueprint(settings, gateway, auth, pictures),
         models.blueprint(gateway, auth),
         files.blueprint(settings, user_files, auth),
     ):

@@ -15,6 +15,7 @@ from services.core.events import Events, WireEvents
 from services.core.models import Caller, Credential, ModelCard
 from services.core.requests import ChatRequest
 from services.files import Adopter
+from services.pipeline.files import FAILED as NOT_FETCHED
 from services.pipeline.files import adopt_files
 from services.pipeline.profiles import Profile
 from services.pipeline.run import run
@@ -69,13 +70,14 @@ class Gateway:
 
         Raises `ModelNotFound` at once; upstream failures come from the iterator.
         """
-        return run(self._rich(request, setting), request, setting.profile)
+        events = self._rich(request, setting, NOT_FETCHED)
+        return run(events, request, setting.profile)
 
     def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
         """One turn of a model that draws, its pictures at addresses of ours, nothing rendered."""
-        return self._rich(chat, setting)
+        return self._rich(chat, setting, None)
 
-    def _rich(self, request: ChatRequest, setting: Setting) -> Events:
+    def _rich(self, request: ChatRequest, setting: Setting, not_fetched: str | None) -> Events:
         target = self._registry.resolve(request.model)
         credential = target.route.credential or setting.caller.credential or Credential()
         events = self._watched(target, request, credential)
@@ -84,6 +86,7 @@ class Gateway:
         return adopt_files(
             events,
             self._adopter(setting.public_base),
+            failed=not_fetched,
             keep_upstream_urls=self._keep_upstream_urls,
         )
 

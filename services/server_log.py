@@ -33,7 +33,7 @@ class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
         status = resp.status.split(None, 1)[0] if resp.status else "-"
         line = (
             f"client={get('REMOTE_ADDR', '-')} method={get('REQUEST_METHOD', '-')} "
-            f"path={get('PATH_INFO', '-')} status={status} bytes={resp.sent} "
+            f"path={_shown(get('PATH_INFO', '-'))} status={status} bytes={resp.sent} "
             f"seconds={request_time.total_seconds():.3f} {get('causeway.turn', '')}"
         )
         # not access.info(): a record and its way through logging take 20 µs a request
@@ -46,3 +46,11 @@ class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
 
     def close_on_exec(self) -> None:
         """Our descriptors are not inherited anyway."""
+
+
+def _shown(path: str) -> str:
+    """The path; of a file's name only the end, since whoever knows the name may have the file."""
+    if path.startswith(("/images/", "/files/")):
+        area, _, name = path[1:].partition("/")
+        return f"/{area}/…{name[-10:]}"
+    return path

@@ -7,7 +7,6 @@ from services.files.downloads import caller_fetcher, download_limits, upstream_f
 from services.files.kinds import Kind, Lifetimes
 from services.files.picture_bytes import PictureBytes
 from services.files.public_base import public_base
-from services.files.shelf import Shelf
 from services.files.storage import FileGone, StorageAway
 from services.files.user_files import UserFile, UserFiles, owner_of
 
@@ -21,7 +20,6 @@ __all__ = [
     "Kind",
     "Lifetimes",
     "PictureBytes",
-    "Shelf",
     "Sources",
     "StorageAway",
     "Swept",
