@@ -16,6 +16,7 @@ from services.files import (
     Adopter,
     FileCache,
     PictureBytes,
+    Sources,
     UserFiles,
     caller_fetcher,
     download_limits,
@@ -40,10 +41,10 @@ def create_app(settings: Settings | None = None) -> Flask:
         log.setup(settings.log_level, settings.log_folder, settings.secrets())
     store = Store.from_settings(settings)
     cache = FileCache.from_settings(settings)
-    gateway = make_gateway(settings, store, cache)
-    auth = Authenticator(settings)
     max_body = int(settings.server.max_body_mb * MEGABYTE)
     user_files = UserFiles(cache, store, max_body)
+    gateway = make_gateway(settings, store, cache, user_files)
+    auth = Authenticator(settings)
     # a model may be made to link anything: such links are callers' URLs
     pictures = PictureBytes(cache, caller_fetcher(settings))
 
@@ -66,7 +67,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def make_gateway(settings: Settings, store: Store, cache: FileCache) -> Gateway:
+def make_gateway(
+    settings: Settings, store: Store, cache: FileCache, user_files: UserFiles
+) -> Gateway:
     """The gateway with every provider that the settings switch on."""
     context = ProviderContext(
         settings,
@@ -80,6 +83,7 @@ def make_gateway(settings: Settings, store: Store, cache: FileCache) -> Gateway:
     return Gateway(
         Registry.from_settings(context),
         lambda base: Adopter(cache, fetcher, base, max_bytes),
+        Sources(caller_fetcher(settings), user_files, max_bytes),
         extra_model_fields=settings.models.extra,
         keep_upstream_urls=settings.use_oaiusercontent_url,
     )

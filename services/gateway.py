@@ -14,7 +14,7 @@ from services.core.errors import UpstreamError
 from services.core.events import Events, WireEvents
 from services.core.models import Caller, Credential, ModelCard
 from services.core.requests import ChatRequest
-from services.files import Adopter
+from services.files import Adopter, Sources, fill_in_uploads
 from services.pipeline.files import FAILED as NOT_FETCHED
 from services.pipeline.files import adopt_files
 from services.pipeline.profiles import Profile
@@ -55,12 +55,14 @@ class Gateway:
         self,
         registry: Registry,
         adopter: MakeAdopter,
+        uploads: Sources,
         *,
         extra_model_fields: Mapping[str, Mapping[str, Any]],
         keep_upstream_urls: bool = False,
     ) -> None:
         self._registry = registry
         self._adopter = adopter
+        self._uploads = uploads
         self._extra = extra_model_fields
         self._keep_upstream_urls = keep_upstream_urls
         self._failures: dict[str, Failure] = {}
@@ -80,6 +82,8 @@ class Gateway:
     def _rich(self, request: ChatRequest, setting: Setting, not_fetched: str | None) -> Events:
         target = self._registry.resolve(request.model)
         credential = target.route.credential or setting.caller.credential or Credential()
+        if target.provider.takes_uploads:
+            request = fill_in_uploads(request, self._uploads, setting.caller)
         events = self._watched(target, request, credential)
         if not target.provider.makes_files:
             return events

@@ -8,6 +8,7 @@ from services.files.kinds import Kind, Lifetimes
 from services.files.picture_bytes import PictureBytes
 from services.files.public_base import public_base
 from services.files.storage import FileGone, StorageAway
+from services.files.uploaded_parts import fill_in_uploads
 from services.files.user_files import UserFile, UserFiles, owner_of
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "UserFiles",
     "caller_fetcher",
     "download_limits",
+    "fill_in_uploads",
     "owner_of",
     "public_base",
     "resolve_attachment",

@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from services.config import Settings
-from services.core.errors import GatewayError
+from services.core.errors import GatewayError, UpstreamError
 from services.core.events import SILENCE, Event, Events
 from services.core.models import Credential, ModelCard
 from services.core.requests import ChatRequest
@@ -80,6 +80,8 @@ class Provider(ABC):
     name: str
     makes_files = False
     """Whether its answers may hold `Image` or `File` events, which have to be made ours."""
+    takes_uploads = False
+    """Whether a `file_id` in a request means an upload to /v1/files here, to be given as bytes."""
 
     @abstractmethod
     def models(self) -> Iterable[ModelCard]:
@@ -108,9 +110,10 @@ def read_answer(
     check: Callable[[Exchange], GatewayError | None],
     feed: Callable[[bytes], Iterable[Event]],
     end: Callable[[], Iterable[Event]],
+    is_done: Callable[[], bool] = lambda: False,
 ) -> Events:
     """Drive one exchange: `check` its status and headers once, `feed` it what arrives, `end` it
-    at the end.
+    at the end, or at the first silence once it `is_done`.
 
     `check` may read the body of a refusal; what it returns is raised. Events that `feed` or `end`
     yields before it fails are passed on before the failure is.
@@ -122,13 +125,23 @@ def read_answer(
         if refusal is not None:
             raise refusal
         while (data := exchange.read(TICK)) != b"":
-            if data is None:
-                yield SILENCE
-            else:
+            if data is not None:
                 yield from _batch(feed(data))
+            elif is_done():
+                break
+            else:
+                yield SILENCE
         yield from _batch(end())
     finally:
         exchange.close()
+
+
+def refusal_body(exchange: Exchange) -> bytes:
+    """The body of an error answer, or nothing where it cannot be had: the status says enough."""
+    try:
+        return exchange.read_all(MAX_ERROR_BODY)
+    except UpstreamError:
+        return b""
 
 
 def _batch(events: Iterable[Event]) -> Events:

@@ -1,0 +1,106 @@
+"""Calls to the upstream for one account: where they go, what they carry, how many a minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from services.core.errors import ProtocolError, RateLimited
+from services.core.events import SILENCE, Event
+from services.core.models import Credential
+from services.providers.backend_api.owner import owner_of
+from services.providers.backend_api.refused import refused
+from services.providers.backend_api.settings import BackendApiSettings
+from services.providers.backend_api.waiting import body_of, headers_of
+from services.providers.base import MAX_ERROR_BODY, TICK, ProviderContext
+from services.providers.refusals import not_an_answer
+from services.transport import Exchange, Timeouts, UpstreamRequest
+
+T = TypeVar("T")
+
+QUICK = Timeouts(connect=10.0, first_byte=30.0, idle=30.0, total=60.0)
+"""Limits of the small calls around an answer."""
+
+
+class Calls:
+    """One account's calls under one path prefix. `base` ends before `/backend-api`."""
+
+    def __init__(
+        self, context: ProviderContext, own: BackendApiSettings, base: str, credential: Credential
+    ) -> None:
+        assert credential.token is not None
+        self.credential = credential
+        self.owner = owner_of(credential)
+        self._context = context
+        self._own = own
+        self._base = f"{base}/backend-api/"
+        self._headers = {"Authorization": f"Bearer {credential.token.reveal()}"}
+        if credential.account:
+            self._headers["ChatGPT-Account-ID"] = credential.account
+
+    @property
+    def secure(self) -> bool:
+        return self._base.startswith("https:")
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> Generator[list[Event], None, Exchange]:
+        """Wait for our place and for the answer's headers; the caller closes the exchange.
+
+        Raises `RateLimited` when the queue is longer than the patience, and what the transport
+        raises.
+        """
+        yield from self._take_place()
+        sent = {**self._headers, **(headers or {})}
+        data = b""
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+            data = msgspec.json.encode(body)
+        request = UpstreamRequest(method, self._base + path, sent, data)
+        exchange = self._context.transport.open(request, timeouts=timeouts)
+        try:
+            yield from headers_of(exchange)
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
+
+    def ask(
+        self, method: str, path: str, kind: type[T], body: Any = None
+    ) -> Generator[list[Event], None, T]:
+        """A small JSON answer as a `kind`. Raises what `refused` makes of any other."""
+        exchange = yield from self.open(method, path, body, timeouts=QUICK)
+        with exchange:
+            answer = yield from body_of(exchange, MAX_ERROR_BODY)
+        if exchange.status != 200:
+            raise refused(exchange.status, exchange.headers, answer, self.credential)
+        try:
+            return msgspec.json.decode(answer, type=kind)
+        except msgspec.ValidationError as exc:
+            raise ProtocolError("the upstream gave a small answer of another shape") from exc
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise not_an_answer(exchange.headers.get("content-type", "")) from exc
+
+    def _take_place(self) -> Generator[list[Event], None, None]:
+        """One place in the account's minute, or `RateLimited`."""
+        limit = self._own.calls_per_minute
+        if not limit:
+            return
+        deadline = time.monotonic() + self._own.queue_patience
+        while (wait := self._context.gate.wait(f"backend_api:{self.owner}", limit, 0)) is not None:
+            if wait > deadline - time.monotonic():
+                raise RateLimited(
+                    f"more than {limit} calls a minute for this upstream account",
+                    retry_after=wait,
+                )
+            time.sleep(min(wait, TICK))
+            yield SILENCE

@@ -1,0 +1,202 @@
+"""The upstream's events, as far as they are used. Rarely used parts stay raw JSON.
+
+`{"message": {…} | null, "conversation_id": "…", "error": null}`, where each event of a message
+holds the whole of its text so far; and others around them, which only some say anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from services.core.errors import ProtocolError
+
+log = logging.getLogger(__name__)
+
+_NULL = msgspec.Raw(b"null")
+
+
+class Author(msgspec.Struct, gc=False):
+    role: str = ""
+    name: str | None = None
+
+
+class Content(msgspec.Struct):
+    """`parts` are texts and objects; code and output have `text`."""
+
+    content_type: str = ""
+    parts: list[Any] | None = None
+    text: str | None = None
+
+    @property
+    def whole(self) -> str:
+        """All text of the message so far."""
+        if not self.parts:
+            return self.text or ""
+        if len(self.parts) == 1:
+            return self.parts[0] if isinstance(self.parts[0], str) else ""
+        return "".join([part for part in self.parts if isinstance(part, str)])
+
+
+class _FinishDetails(msgspec.Struct):
+    type: str = ""
+
+
+class Metadata(msgspec.Struct):
+    citations: msgspec.Raw = _NULL
+    aggregate_result: msgspec.Raw = _NULL
+    jit_plugin_data: msgspec.Raw = _NULL
+    finish_details: msgspec.Raw = _NULL
+
+
+class Message(msgspec.Struct):
+    """`recipient` is `all`, or the tool that the text is meant for."""
+
+    id: str = ""
+    author: Author | None = None
+    content: Content | None = None
+    status: str | None = None
+    metadata: Metadata | None = None
+    recipient: str | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status is not None and self.status.startswith("finished")
+
+
+class _Moderation(msgspec.Struct):
+    blocked: bool = False
+
+
+class UpstreamEvent(msgspec.Struct):
+    message: Message | None = None
+    conversation_id: str | None = None
+    error: Any = None
+    detail: Any = None
+    moderation_response: _Moderation | None = None
+
+
+class _Extra(msgspec.Struct):
+    cited_message_idx: int | None = None
+
+
+class Source(msgspec.Struct):
+    """What a citation refers to: a page, or a file by its name."""
+
+    type: str = ""
+    title: str | None = None
+    name: str | None = None
+    url: str | None = None
+    extra: _Extra | None = None
+
+
+class _Citation(msgspec.Struct):
+    metadata: Source | None = None
+
+
+class _Shown(msgspec.Struct):
+    message_type: str = ""
+    image_url: str = ""
+
+
+class _Aggregate(msgspec.Struct):
+    messages: list[_Shown] | None = None
+
+
+class _Target(msgspec.Struct):
+    target_message_id: str = ""
+    operation_hash: str = ""
+
+
+class _Action(msgspec.Struct):
+    type: str = ""
+    always_allow: _Target | None = None
+
+
+class _Question(msgspec.Struct):
+    domain: str = ""
+    actions: list[_Action] | None = None
+
+
+class _FromServer(msgspec.Struct):
+    type: str = ""
+    body: _Question | None = None
+
+
+class _JitPlugin(msgspec.Struct):
+    from_server: _FromServer | None = None
+
+
+class Question(msgspec.Struct):
+    """An action of `domain` waits for leave; empty where it cannot be given for good."""
+
+    domain: str
+    target_message_id: str = ""
+    operation_hash: str = ""
+
+
+_decode_event = msgspec.json.Decoder(UpstreamEvent).decode
+
+
+def decode_event(frame: bytes) -> UpstreamEvent | None:
+    """An event, or None for what says nothing: heartbeats, and shapes that nobody knows.
+
+    Raises `ProtocolError` for broken JSON, and for an answer's message that cannot be read.
+    """
+    try:
+        return _decode_event(frame)
+    except msgspec.ValidationError as exc:
+        if b'"assistant"' in frame:
+            raise ProtocolError("the upstream sent a message of an unknown shape") from exc
+        log.debug("upstream event skipped reason=shape size=%d", len(frame))
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        if frame.lstrip()[:1] in (b"{", b"["):
+            raise ProtocolError("the upstream sent an event that is not JSON") from exc
+        return None  # such as `2024-02-11 10:15:00.123456`
+
+
+def sources(citations: msgspec.Raw) -> list[Source]:
+    """What the citations of a message refer to; those of unknown shape are left out."""
+    found = []
+    for item in _decoded(citations, list[msgspec.Raw] | None) or ():
+        citation = _decoded(item, _Citation)
+        if citation is not None and citation.metadata is not None:
+            found.append(citation.metadata)
+    return found
+
+
+def finish_type(details: msgspec.Raw) -> str:
+    """Why a message ended: `stop`, `max_tokens`, `interrupted`; "" where nothing says so."""
+    found = _decoded(details, _FinishDetails | None)
+    return found.type if found is not None else ""
+
+
+def plots(aggregate: msgspec.Raw) -> list[str]:
+    """Pointers to the pictures that running code has shown."""
+    result = _decoded(aggregate, _Aggregate | None)
+    shown = result.messages or [] if result is not None else []
+    return [item.image_url for item in shown if item.message_type == "image"]
+
+
+def question(jit_plugin: msgspec.Raw) -> Question | None:
+    """The confirmation that is asked for, if any."""
+    data = _decoded(jit_plugin, _JitPlugin | None)
+    asked = data.from_server if data is not None else None
+    if asked is None or asked.type != "confirm_action":
+        return None
+    body = asked.body or _Question()
+    for action in body.actions or ():
+        if action.type == "always_allow" and action.always_allow is not None:
+            target = action.always_allow
+            return Question(body.domain, target.target_message_id, target.operation_hash)
+    return Question(body.domain)
+
+
+def _decoded(raw: msgspec.Raw, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,146 @@
+"""The pure parts that read a growing text."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from services.providers.backend_api.growth import Growth
+from services.providers.backend_api.model_names import gizmo_id
+from services.providers.backend_api.notice import Replacement
+from services.providers.backend_api.scanner import Link, Mark, Piece, Scanner
+
+ANSWER = (
+    "A【5†source】【6†来源】(x) 【8:0†a b.pdf】 [f](sandbox:/mnt/data/a (1).csv)(sandbox) "
+    "(sandbox:/mnt/季 度.csv) 【x】 【5】 【5†so\nurce】 ((sandbox:/b) 【【7†source】 (sand"
+)
+PIECES: list[Piece] = [
+    "A",
+    Mark("【5†source】", "5", "source"),
+    Mark("【6†来源】", "6", "来源"),
+    "(x) ",
+    Mark("【8:0†a b.pdf】", "8:0", "a b.pdf"),
+    " [f]",
+    Link("sandbox:/mnt/data/a (1).csv"),
+    "(sandbox) ",
+    Link("sandbox:/mnt/季 度.csv"),
+    " 【x】 【5】 【5†so\nurce】 (",
+    Link("sandbox:/b"),
+    " 【",
+    Mark("【7†source】", "7", "source"),
+    " (sand",
+]
+
+
+def merged(pieces: list[Piece]) -> list[Piece]:
+    out: list[Piece] = []
+    for piece in pieces:
+        last = out[-1] if out else None
+        if isinstance(piece, str) and isinstance(last, str):
+            out[-1] = last + piece
+        else:
+            out.append(piece)
+    return out
+
+
+def scanned(deltas: list[str]) -> list[Piece]:
+    scanner = Scanner()
+    pieces = [piece for delta in deltas for piece in scanner.feed(delta)]
+    return merged(pieces + scanner.flush())
+
+
+def cut(text: str, rng: random.Random) -> list[str]:
+    places = sorted(rng.sample(range(1, len(text)), rng.randint(0, len(text) - 1)))
+    return [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
+
+
+def test_scanner_finds_marks_and_links_in_one_piece() -> None:
+    assert scanned([ANSWER]) == PIECES
+
+
+def test_scanner_finds_the_same_letter_by_letter() -> None:
+    assert scanned(list(ANSWER)) == PIECES
+
+
+def test_scanner_finds_the_same_however_the_text_is_cut() -> None:
+    seed = random.randrange(10**9)
+    print(f"seed={seed}")
+    rng = random.Random(seed)
+    for _ in range(300):
+        assert scanned(cut(ANSWER, rng)) == PIECES
+
+
+def test_scanner_holds_back_only_from_a_possible_start() -> None:
+    scanner = Scanner()
+    assert scanner.feed("see (a) and 【5†so") == ["see (a) and "]
+    assert scanner.feed("urce】 done (") == [Mark("【5†source】", "5", "source"), " done "]
+    assert scanner.feed("x") == ["(x"]
+
+
+@pytest.mark.parametrize("start", ["(sandbox:/", "【5†"])
+def test_scanner_gives_up_on_what_never_ends(start: str) -> None:
+    scanner = Scanner()
+    text = start + "a" * 20000
+    began = time.monotonic()
+    given = "".join(str(p) for c in text for p in scanner.feed(c))
+    assert given == text
+    assert time.monotonic() - began < 5
+
+
+def test_growth_gives_increments_of_several_sizes() -> None:
+    growth = Growth()
+    text = "".join(random.Random(3).choices("abc 你", k=500))
+    ends = [0, 1, 70, 71, 71, 300, 500]
+    assert [growth.advance(text[:end]) for end in ends] == [
+        text[a:b] for a, b in zip([0, *ends], ends, strict=False)
+    ]
+
+
+def test_growth_after_a_shorter_repetition_says_nothing_twice() -> None:
+    growth = Growth()
+    told = [growth.advance(t) for t in ("Hello world", "Hello", "Hello world", "Hello world!")]
+    assert "".join(told) == "Hello world!"
+
+
+def test_rewritten_text_goes_on_from_the_common_start() -> None:
+    growth = Growth()
+    growth.advance("The sky is gray")
+    assert growth.advance("The sky is blue today") == "blue today"
+    assert growth.advance("The sky is blue today.") == "."
+
+
+def test_growth_is_linear_in_a_long_reply() -> None:
+    text = "The quick brown otter swims. " * 20000
+    events = [text[: end + 1] for end in range(0, len(text), 2000)]
+    growth = Growth()
+    began = time.process_time()
+    assert "".join(map(growth.advance, events)) == events[-1]
+    assert time.process_time() - began < 0.3
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_marker_is_replaced_however_it_is_cut(size: int) -> None:
+    replacement = Replacement("<<Shown>>", "NOTE")
+    text = "a<<Shown>>b<<<Shown>>c<<Sho"
+    pieces = [replacement.feed(text[i : i + size]) for i in range(0, len(text), size)]
+    assert "".join(pieces) + replacement.flush() == "aNOTEb<NOTEc<<Sho"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("g-abc", "g-abc"),
+        ("g-abc-my-gpt", "g-abc-my-gpt"),
+        ("gpt-4-gizmo-g-abc", "g-abc"),
+        ("https://chat.example/g/g-abc-my-gpt/", "g-abc-my-gpt"),
+        ("gpt-4-gizmo-", None),
+        ("gpt-4", None),
+        ("g-", None),
+        ("g-abc/../x", None),
+        ("gemini", None),
+    ],
+)
+def test_forms_of_a_gpts_id(text: str, found: str | None) -> None:
+    assert gizmo_id(text) == found
