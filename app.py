@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from services import log, transport
+from services.accounts import Credentials, open_vault
 from services.api import chat, errors, files, health, images, models
 from services.api.auth import Authenticator
 from services.api.edge import Edge
@@ -26,9 +27,12 @@ from services.gateway import Gateway
 from services.providers.base import ProviderContext
 from services.providers.registry import Registry, provider_types
 from services.rate_gate import StoreRateGate
+from services.schedule import Schedule
 from services.store import Store
 
 MEGABYTE = 1024 * 1024
+SWEEP_EVERY = 15.0
+"""Seconds between two looks for files whose time has passed."""
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -43,7 +47,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     cache = FileCache.from_settings(settings)
     max_body = int(settings.server.max_body_mb * MEGABYTE)
     user_files = UserFiles(cache, store, max_body)
-    gateway = make_gateway(settings, store, cache, user_files)
+    schedule = Schedule(store)
+    schedule.every(SWEEP_EVERY, "sweep-files", cache.sweep)
+    gateway = make_gateway(settings, store, cache, user_files, schedule)
     auth = Authenticator(settings)
     # a model may be made to link anything: such links are callers' URLs
     pictures = PictureBytes(cache, caller_fetcher(settings))
@@ -64,24 +70,35 @@ def create_app(settings: Settings | None = None) -> Flask:
     routes = frozenset(str(rule) for rule in app.url_map.iter_rules())
     lenient = LenientPaths(app.wsgi_app, prefix, routes)
     app.wsgi_app = Edge(lenient, settings.server.cors_origins)  # type: ignore[method-assign]
+    schedule.start()
     return app
 
 
 def make_gateway(
-    settings: Settings, store: Store, cache: FileCache, user_files: UserFiles
+    settings: Settings,
+    store: Store,
+    cache: FileCache,
+    user_files: UserFiles,
+    schedule: Schedule,
 ) -> Gateway:
-    """The gateway with every provider that the settings switch on."""
+    """The gateway with every provider that the settings switch on; its jobs go to `schedule`."""
+    upstreams = make_transport(settings)
+    background = BackgroundQueue()
+    vault = open_vault(settings.server.folder, settings.store.secret_key)
+    credentials = Credentials.from_settings(settings, store, vault, upstreams, background, schedule)
     context = ProviderContext(
         settings,
-        make_transport(settings),
+        upstreams,
         StoreCache(store),
-        BackgroundQueue(),
+        background,
         StoreRateGate(store),
+        credentials.gpts_token if settings.key_for_gpts_info else None,
     )
     fetcher = upstream_fetcher(settings)
     max_bytes = download_limits(settings).max_bytes
     return Gateway(
         Registry.from_settings(context),
+        credentials,
         lambda base: Adopter(cache, fetcher, base, max_bytes),
         Sources(caller_fetcher(settings), user_files, max_bytes),
         extra_model_fields=settings.models.extra,

@@ -18,12 +18,15 @@ class BackgroundQueue:
     """A few threads (greenlets, where gevent has patched) that run submitted tasks.
 
     A full queue drops the newest task and says so in the log. A task that raises is tried again
-    after `RETRIES` seconds, then given up with a log line.
+    after each of `retries` seconds, then given up with a log line.
     """
 
-    def __init__(self, workers: int = 4, waiting: int = 1000) -> None:
+    def __init__(
+        self, workers: int = 4, waiting: int = 1000, retries: tuple[float, ...] = RETRIES
+    ) -> None:
         self._tasks: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue(waiting)
         self._workers = workers
+        self._retries = retries
         self._started = False
         self._lock = threading.Lock()
 
@@ -47,8 +50,20 @@ class BackgroundQueue:
     def _work(self) -> None:
         while True:
             name, task = self._tasks.get()
-            _run(name, task)
+            self._run(name, task)
             self._tasks.task_done()
+
+    def _run(self, name: str, task: Callable[[], None]) -> None:
+        for pause in (*self._retries, None):
+            try:
+                task()
+                return
+            except Exception as exc:  # the scheduler job of what comes after a response
+                if pause is None:
+                    log.warning("background task given up name=%s error=%s", name, exc)
+                    return
+                log.info("background task failed name=%s error=%s retry=%gs", name, exc, pause)
+            time.sleep(pause)
 
     def drain(self, seconds: float) -> bool:
         """Wait until all is done, `seconds` at most; whether it is."""
@@ -56,16 +71,3 @@ class BackgroundQueue:
         while self._tasks.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.02)
         return not self._tasks.unfinished_tasks
-
-
-def _run(name: str, task: Callable[[], None]) -> None:
-    for pause in (*RETRIES, None):
-        try:
-            task()
-            return
-        except Exception as exc:  # the scheduler job of what comes after a response
-            if pause is None:
-                log.warning("background task given up name=%s error=%s", name, exc)
-                return
-            log.info("background task failed name=%s error=%s retry=%.0fs", name, exc, pause)
-        time.sleep(pause)

@@ -36,7 +36,7 @@ class StoreCache:
         if stored is None:
             self._local.pop(key, None)
             return None
-        self._remember(key, stored, LOCAL_SECONDS)
+        self._remember(key, stored, max(LOCAL_SECONDS, known_until - now))
         return bytes(stored)
 
     def set(self, key: str, value: bytes, seconds: float) -> None:
@@ -53,7 +53,7 @@ class StoreCache:
 
     def _remember(self, key: str, value: bytes, seconds: float) -> None:
         now = time.monotonic()
+        self._local.pop(key, None)  # to the end; moving it could find it gone, by another thread
         self._local[key] = (now + min(seconds, LOCAL_SECONDS), now + seconds, value)
-        self._local.move_to_end(key)
         while len(self._local) > LOCAL_ENTRIES:
             self._local.popitem(last=False)

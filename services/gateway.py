@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
+from services.accounts import Credentials
 from services.core.errors import UpstreamError
 from services.core.events import Events, WireEvents
-from services.core.models import Caller, Credential, ModelCard
+from services.core.models import Caller, ModelCard
 from services.core.requests import ChatRequest
 from services.files import Adopter, Sources, fill_in_uploads
 from services.pipeline.files import FAILED as NOT_FETCHED
@@ -54,6 +55,7 @@ class Gateway:
     def __init__(
         self,
         registry: Registry,
+        credentials: Credentials,
         adopter: MakeAdopter,
         uploads: Sources,
         *,
@@ -61,6 +63,7 @@ class Gateway:
         keep_upstream_urls: bool = False,
     ) -> None:
         self._registry = registry
+        self._credentials = credentials
         self._adopter = adopter
         self._uploads = uploads
         self._extra = extra_model_fields
@@ -81,10 +84,9 @@ class Gateway:
 
     def _rich(self, request: ChatRequest, setting: Setting, not_fetched: str | None) -> Events:
         target = self._registry.resolve(request.model)
-        credential = target.route.credential or setting.caller.credential or Credential()
         if target.provider.takes_uploads:
             request = fill_in_uploads(request, self._uploads, setting.caller)
-        events = self._watched(target, request, credential)
+        events = self._watched(target, request, setting.caller)
         if not target.provider.makes_files:
             return events
         return adopt_files(
@@ -94,11 +96,11 @@ class Gateway:
             keep_upstream_urls=self._keep_upstream_urls,
         )
 
-    def _watched(self, target: Target, request: ChatRequest, credential: Credential) -> Events:
+    def _watched(self, target: Target, request: ChatRequest, caller: Caller) -> Events:
         """The provider's events; how it went is remembered for the health report."""
         name = target.provider.name
         try:
-            yield from target.provider.stream(request, target.route, credential)
+            yield from self._credentials.stream(target.provider, request, target.route, caller)
         except UpstreamError as exc:
             self._failures[name] = Failure(exc.message, time.monotonic())
             raise

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
@@ -86,7 +87,10 @@ class LineFormatter(logging.Formatter):
         return f"{self._stamp},{milliseconds:03d} {level} {name} {request_id.get()} {message}"
 
     def _line(self, record: logging.LogRecord) -> str:
-        line = self._stamped(record.created, record.levelname, record.name, record.getMessage())
+        message = record.getMessage()
+        if "\n" in message or "\r" in message:  # or somebody's text could look like a line of ours
+            message = message.replace("\r", "\\r").replace("\n", "\\n")
+        line = self._stamped(record.created, record.levelname, record.name, message)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -104,6 +108,7 @@ class Gathered(logging.Handler):
         self._sinks = tuple(sinks)
         self._lines: list[str] = []
         self._flusher: threading.Thread | None = None
+        self._flushing = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
         self.add(self.format(record))
@@ -121,11 +126,27 @@ class Gathered(logging.Handler):
             self.flush()
 
     def flush(self) -> None:
-        lines, self._lines = self._lines, []
-        if lines:
-            text = "\n".join(lines) + "\n"
-            for sink in self._sinks:
+        with self._flushing:
+            lines = self._lines[:]
+            del self._lines[: len(lines)]  # others append meanwhile
+            if lines:
+                self._pass_on("\n".join(lines) + "\n")
+
+    def _pass_on(self, text: str) -> None:
+        for sink in self._sinks:
+            # a full disk or a closed terminal: a log that can't be written has nowhere to say so
+            with contextlib.suppress(OSError, ValueError):
                 sink.write_lines(text)
+
+
+@contextlib.contextmanager
+def held(handler: logging.Handler) -> Iterator[None]:
+    """Under the handler's lock, which `logging` holds where it calls `emit`."""
+    handler.acquire()
+    try:
+        yield
+    finally:
+        handler.release()
 
 
 class LineSink(Protocol):
@@ -138,8 +159,9 @@ class StreamLines(logging.StreamHandler[TextIO]):
     """A stream handler that takes ready lines too."""
 
     def write_lines(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
+        with held(self):
+            self.stream.write(text)
+            self.stream.flush()
 
 
 class DailyFile(logging.Handler):
@@ -148,7 +170,8 @@ class DailyFile(logging.Handler):
 
     Each line is one `write` to a file opened for appending, so lines of several workers never
     mix. Whoever first sees a new day renames the old file under a lock; the others notice that
-    their file is not the named one any more.
+    their file is not the named one any more. The lock's own time says on which day the file was
+    begun: the file's would be today's after the first line of a new day.
     """
 
     def __init__(self, path: Path, kept_days: int = KEPT_DAYS) -> None:
@@ -167,32 +190,41 @@ class DailyFile(logging.Handler):
 
     def write_lines(self, text: str) -> None:
         """Append whole lines in one write."""
-        now = time.time()
-        if now >= self._next_look:
-            self._look(now)
-        os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))
+        with held(self):
+            now = time.time()
+            if now >= self._next_look:
+                self._look(now)
+            os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))
 
     def _look(self, now: float) -> None:
         """Once a second: roll over on a new day, follow a rename by somebody else."""
         self._next_look = now + 1.0
-        today = time.strftime("%Y-%m-%d", time.localtime(now))
-        with self._locked():
-            with contextlib.suppress(FileNotFoundError):
-                written = time.strftime("%Y-%m-%d", time.localtime(self._path.stat().st_mtime))
-                if written != today:
-                    self._path.rename(self._path.with_name(f"{self._path.name}.{written}"))
+        with self._locked() as lock:
+            begun, today = _day(os.fstat(lock).st_mtime), _day(time.time())
+            if begun < today:
+                os.utime(lock)
+                if self._path.exists():
+                    self._path.rename(self._free_name(begun))
                     self._sweep()
             if not self._is_current():
                 self._reopen()
 
+    def _free_name(self, day: str) -> Path:
+        """Where the file of `day` goes; never over another of that day, which a clock put back
+        can leave.
+        """
+        dated = self._path.with_name(f"{self._path.name}.{day}")
+        more = (dated.with_name(f"{dated.name}.{n}") for n in itertools.count(2))
+        return next(path for path in itertools.chain([dated], more) if not path.exists())
+
     @contextlib.contextmanager
-    def _locked(self) -> Any:
+    def _locked(self) -> Iterator[int]:
         lock = os.open(
             self._path.with_name(f".{self._path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600
         )
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            yield lock
         finally:
             os.close(lock)
 
@@ -219,6 +251,10 @@ class DailyFile(logging.Handler):
             os.close(self._descriptor)
             self._descriptor = -1
         super().close()
+
+
+def _day(at: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(at))
 
 
 def setup(

@@ -12,11 +12,15 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from services import __version__
+from services.accounts import VaultError, open_vault
 from services.config import ROOT, ConfigErrors, Settings, check_exposure, load_here
 from services.providers.registry import provider_types
+
+if TYPE_CHECKING:
+    from emulators.demo import Demo
 
 _FLAGS = {
     "port": "SERVER_PORT",
@@ -33,16 +37,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Exit status 2 for wrong flags or settings, 1 for a busy port; otherwise gunicorn takes
     over.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.demo and arguments.config is not None:
+        parser.error("--demo brings its own settings: leave out --config")
     for flag, variable in _FLAGS.items():
         value = getattr(arguments, flag)
         if value is not None:
             absolute = flag in ("config", "data")
             os.environ[variable] = str(Path(value).resolve()) if absolute else str(value)
-    if arguments.demo or os.environ.get("SERVER_DEMO", "").lower() in ("1", "true", "yes"):
-        from emulators.demo import start_demo
-
-        start_demo(ROOT, os.environ)
+    demo = _demo() if arguments.demo or _demo_by_environment() else None
     try:
         settings = load_here(provider_types())
     except ConfigErrors as exc:
@@ -50,12 +54,32 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     objections = check_exposure(settings)
     if objections:
         _fail("\n".join(objections), 2)
+    try:
+        open_vault(settings.server.folder, settings.store.secret_key)
+    except VaultError as exc:
+        _fail(str(exc), 2)
     busy = _busy(settings)
     if busy:
         _fail(busy, 1)
+    if demo is not None:
+        demo.introduce(settings.server.host, settings.server.port)
     os.chdir(ROOT)
     gunicorn = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py", "wsgi:app"]
     os.execv(sys.executable, gunicorn)  # noqa: S606  # our own interpreter, fixed arguments
+
+
+def _demo_by_environment() -> bool:
+    return os.environ.get("SERVER_DEMO", "").lower() in ("1", "true", "yes", "on")
+
+
+def _demo() -> Demo:
+    """The built-in upstreams, running; the environment leads to their settings."""
+    from emulators.demo import DemoError, start_demo  # not there in the container
+
+    try:
+        return start_demo(ROOT, os.environ)
+    except DemoError as exc:
+        _fail(str(exc), 1)
 
 
 def _parser() -> argparse.ArgumentParser:

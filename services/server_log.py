@@ -5,15 +5,21 @@ over.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 from gunicorn.glogging import Logger
 
 from services.log import Gathered, LineFormatter
 
 access = logging.getLogger("access")
+
+_UNQUOTED = "/:;,@!$&'()*+~.-_=[]"
+_PLAIN = re.compile(rf"[\w{re.escape(_UNQUOTED)}]*", re.ASCII)
+"""Paths that are shown as they are."""
 
 
 class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
@@ -49,7 +55,11 @@ class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
 
 
 def _shown(path: str) -> str:
-    """The path; of a file's name only the end, since whoever knows the name may have the file."""
+    """The path, quoted, so that it is one word of one line; of a file's name only the end, since
+    whoever knows the name may have the file.
+    """
+    if not _PLAIN.fullmatch(path):
+        path = quote(path, _UNQUOTED, "latin-1")
     if path.startswith(("/images/", "/files/")):
         area, _, name = path[1:].partition("/")
         return f"/{area}/…{name[-10:]}"

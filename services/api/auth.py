@@ -31,8 +31,8 @@ class Authenticator:
         presented = presented_credential(headers)
         key_name = self._key_name(presented) if presented else None
         if key_name is not None:
-            own = headers.get("X-Upstream-Authorization", "")
-            return Caller(key_name, _credential(_without_scheme(own)) if own else None)
+            own = _readable(_without_scheme(headers.get("X-Upstream-Authorization", "")))
+            return Caller(key_name, _credential(own) if own else None)
         if self._passthrough:
             return Caller(None, _credential(presented) if presented else None)
         if not presented:
@@ -53,7 +53,10 @@ def presented_credential(headers: Headers) -> str:
     """The credential a request carries, or an empty string."""
     value = _without_scheme(headers.get("Authorization", ""))
     value = value or headers.get("X-Api-Key", "") or headers.get("Api-Key", "")
-    value = value.strip()
+    return _readable(value.strip())
+
+
+def _readable(value: str) -> str:
     if len(value) > _MAX_CREDENTIAL or not value.isprintable():
         raise Unauthorized("the API key is not readable")
     return value

@@ -141,6 +141,7 @@ class Store(Group, frozen=True, kw_only=True):
     url: StoreUrl = ""
     embedded: bool = True
     timeout: Seconds = 1.0
+    secret_key: Secret | None = None
     namespace: Annotated[str, Meta(pattern=r"^[\w.-]+$", description="letters, digits, . _ -")] = (
         "causeway"
     )

@@ -16,7 +16,7 @@ import msgspec
 from services.config import Settings
 from services.core.errors import GatewayError, UpstreamError
 from services.core.events import SILENCE, Event, Events
-from services.core.models import Credential, ModelCard
+from services.core.models import Credential, ModelCard, Secret
 from services.core.requests import ChatRequest
 from services.transport import Exchange, Transport
 
@@ -57,6 +57,8 @@ class ProviderContext(msgspec.Struct, frozen=True):
     cache: Cache
     background: Background
     gate: RateGate
+    gpts_token: Callable[[], Secret | None] | None = None
+    """The operator's access token for looking up GPTs, renewed where it has to be."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -80,6 +82,8 @@ class Provider(ABC):
     name: str
     makes_files = False
     """Whether its answers may hold `Image` or `File` events, which have to be made ours."""
+    refreshes = False
+    """Whether its access tokens can be had for refresh tokens, which callers may then send."""
     takes_uploads = False
     """Whether a `file_id` in a request means an upload to /v1/files here, to be given as bytes."""
 

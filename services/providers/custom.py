@@ -18,12 +18,12 @@ from services.core.events import Event, Events
 from services.core.models import Credential, ModelCard, Secret
 from services.core.requests import ChatRequest
 from services.providers.base import (
-    MAX_ERROR_BODY,
     MAX_REPLY_BODY,
     Provider,
     ProviderContext,
     Route,
     read_answer,
+    refusal_body,
 )
 from services.providers.openai_compat import ChatStream, completion_events
 from services.providers.openai_messages import message_objects
@@ -94,21 +94,22 @@ class Custom(Provider):
             ),
             proxy=upstream.proxy,
         )
-        answer = _StreamAnswer() if request.stream else _WholeAnswer()
+        answer = _StreamAnswer(credential) if request.stream else _WholeAnswer(credential)
 
         def check(exchange: Exchange) -> GatewayError | None:
             if exchange.status >= 400:
-                body = exchange.read_all(MAX_ERROR_BODY)
+                body = refusal_body(exchange)
                 return refusal(exchange.status, exchange.headers, body, credential)
-            return answer.check(exchange.headers.get("content-type", ""))
+            return answer.check(exchange.headers.get("content-type", "").lower())
 
-        yield from read_answer(exchange, check, answer.feed, answer.end)
+        yield from read_answer(exchange, check, answer.feed, answer.end, answer.is_done)
 
 
 class _WholeAnswer:
     """An answer that is one JSON object."""
 
-    def __init__(self) -> None:
+    def __init__(self, credential: Credential) -> None:
+        self._credential = credential
         self._body = bytearray()
 
     def check(self, content_type: str) -> GatewayError | None:
@@ -121,18 +122,22 @@ class _WholeAnswer:
         return []
 
     def end(self) -> list[Event]:
-        return completion_events(bytes(self._body))
+        return completion_events(bytes(self._body), self._credential)
+
+    def is_done(self) -> bool:
+        return False
 
 
 class _StreamAnswer:
     """A streamed answer; some servers answer a stream request with one JSON object all the same."""
 
-    def __init__(self) -> None:
-        self._reader: ChatStream | _WholeAnswer = ChatStream()
+    def __init__(self, credential: Credential) -> None:
+        self._credential = credential
+        self._reader: ChatStream | _WholeAnswer = ChatStream(credential)
 
     def check(self, content_type: str) -> GatewayError | None:
         if content_type.startswith("application/json"):
-            self._reader = _WholeAnswer()
+            self._reader = _WholeAnswer(self._credential)
             return None
         return not_an_answer(content_type) if content_type.startswith("text/html") else None
 
@@ -141,6 +146,10 @@ class _StreamAnswer:
 
     def end(self) -> Iterable[Event]:
         return self._reader.end()
+
+    def is_done(self) -> bool:
+        """Whether the end mark has come; some servers leave the connection open after it."""
+        return self._reader.is_done()
 
 
 def _route(upstream: Upstream, model: str) -> Route:
@@ -164,6 +173,8 @@ def _body(request: ChatRequest, model: str, stream_usage: bool) -> bytes:
     fields["model"] = model
     if "messages" not in fields:
         fields["messages"] = message_objects(request.messages)
+    if request.stream:
+        fields["stream"] = True
     if request.stream and stream_usage and not request.include_usage:
         fields["stream_options"] = {"include_usage": True}
     return msgspec.json.encode(fields)

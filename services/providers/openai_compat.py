@@ -23,6 +23,7 @@ from services.core.events import (
     ToolCall,
     Usage,
 )
+from services.core.models import Credential
 from services.providers.framing import SSEDecoder
 from services.providers.refusals import error_in_answer
 
@@ -33,7 +34,7 @@ _OTHER_REASONS = {
     "eos": "stop",
     "tool_use": "tool_calls",
 }
-_CHUNK_FIELDS = {"id", "object", "created", "model", "choices", "usage", "obfuscation"}
+_CHUNK_FIELDS = {"id", "object", "created", "model", "choices", "usage", "obfuscation", "error"}
 _CHOICE_FIELDS = {"index", "delta", "message", "finish_reason", "logprobs"}
 _DELTA_FIELDS = {"role", "content", "reasoning_content", "reasoning", "tool_calls"}
 _USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -66,16 +67,22 @@ class _Chunk(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     service_tier: str | None = None
 
 
+NO_CREDENTIAL = Credential()
+
 _decode_plain = msgspec.json.Decoder(_Chunk).decode
 _decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class ChatStream:
-    """Decode one streamed answer: `feed` it the body's bytes, `end` it when they are complete."""
+    """Decode one streamed answer: `feed` it the body's bytes, `end` it when they are complete.
 
-    def __init__(self) -> None:
+    `credential` is what the upstream was given: it is taken out of what its errors say.
+    """
+
+    def __init__(self, credential: Credential = NO_CREDENTIAL) -> None:
         self._frames = SSEDecoder()
-        self._state = _Answer()
+        self._state = _Answer(credential)
+        self._done = False
 
     def feed(self, data: bytes) -> Iterator[Event]:
         for frame in self._frames.feed(data):
@@ -92,19 +99,20 @@ class ChatStream:
         if not self._state.finished:
             raise ProtocolError("the upstream's answer stopped before its end")
 
+    def is_done(self) -> bool:
+        """Whether `[DONE]` has come."""
+        return self._done
+
     def _frame(self, frame: bytes, batch: list[Event]) -> None:
         if frame == b"[DONE]":
+            self._done = True
             self._state.done(batch)
             return
         try:
             chunk = _decode_plain(frame)
-        except msgspec.ValidationError:
-            self._state.add(_decode_any(frame), "delta", batch)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._unusual(frame, batch)
             return
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            if not frame.strip():
-                return
-            raise ProtocolError("the upstream sent a chunk that is not JSON") from exc
         self._state.constants(chunk.system_fingerprint, chunk.service_tier, batch)
         for choice in chunk.choices:
             delta = choice.delta
@@ -115,27 +123,39 @@ class ChatStream:
             if delta.content:
                 batch.append(Text(delta.content, choice.index))
 
+    def _unusual(self, frame: bytes, batch: list[Event]) -> None:
+        """A chunk with more than text, or none at all."""
+        if frame.strip():
+            self._state.add(_object(frame, "a chunk that is not a JSON object"), "delta", batch)
 
-def completion_events(body: bytes) -> list[Event]:
+
+def completion_events(body: bytes, credential: Credential = NO_CREDENTIAL) -> list[Event]:
     """The events of a whole `chat.completion`.
 
     Raises `ProtocolError` if it is none, or an error in disguise.
     """
-    try:
-        answer = _decode_any(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise ProtocolError("the upstream's answer is not a JSON object") from exc
+    answer = _object(body, "an answer that is not a JSON object")
     batch: list[Event] = []
-    state = _Answer()
+    state = _Answer(credential)
     state.add(answer, "message", batch)
+    if not answer.get("choices"):
+        raise ProtocolError("the upstream sent an answer without a choice")
     state.done(batch)
     return batch
+
+
+def _object(data: bytes, otherwise: str) -> dict[str, Any]:
+    try:
+        return _decode_any(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ProtocolError(f"the upstream sent {otherwise}") from exc
 
 
 class _Answer:
     """What has to be remembered of one answer: constants seen, choices open, calls begun."""
 
-    def __init__(self) -> None:
+    def __init__(self, credential: Credential) -> None:
+        self._credential = credential
         self._constants: dict[str, Any] = {}
         self.open: dict[int, bool] = {0: True}
 
@@ -157,7 +177,7 @@ class _Answer:
         """Events of a chunk (`holder` "delta") or a completion ("message") with fields beyond
         plain text.
         """
-        error = error_in_answer(chunk)
+        error = error_in_answer(chunk, self._credential)
         if error is not None:
             raise error
         rest = {
@@ -169,7 +189,7 @@ class _Answer:
             self._note(rest, batch)
         try:
             for position, choice in enumerate(chunk.get("choices") or ()):
-                self._choice(choice, choice.get("index", position), holder, batch)
+                self._choice(choice, _number(choice.get("index"), position), holder, batch)
             if chunk.get("usage"):
                 batch.append(usage_event(chunk["usage"]))
         except (AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError) as exc:
@@ -188,15 +208,15 @@ class _Answer:
         }
         if rest:
             batch.append(Extra("delta", rest, index))
-        reasoning = said.get("reasoning_content") or said.get("reasoning")
+        reasoning = _text(said.get("reasoning_content") or said.get("reasoning"))
         if reasoning:
             batch.append(Reasoning(reasoning, index))
-        logprobs = choice.get("logprobs")
-        if said.get("content") or logprobs:
-            raw = msgspec.Raw(msgspec.json.encode(logprobs)) if logprobs else None
-            batch.append(Text(said.get("content") or "", index, raw))
+        content, logprobs = _text(said.get("content")), choice.get("logprobs")
+        if content or logprobs:
+            raw = msgspec.Raw(msgspec.json.encode(dict(logprobs))) if logprobs else None
+            batch.append(Text(content, index, raw))
         for position, call in enumerate(said.get("tool_calls") or ()):
-            batch.append(_tool_call(call, call.get("index", position), index))
+            batch.append(_tool_call(call, _number(call.get("index"), position), index))
         if choice.get("finish_reason") and self.open[index]:
             self.open[index] = False
             batch.append(Finish(_finish_reason(choice["finish_reason"]), index))
@@ -209,13 +229,28 @@ class _Answer:
         self.open = dict.fromkeys(self.open, False)
 
 
+def _text(value: Any) -> str:
+    """A text, or "" for null. Raises `TypeError`."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError("a text is expected")
+    return value or ""
+
+
+def _number(value: Any, default: int) -> int:
+    """A place in a list; some upstreams leave it null. Raises `TypeError`."""
+    if value is not None and type(value) is not int:
+        raise TypeError("an index is expected")
+    return default if value is None else value
+
+
 def _tool_call(call: dict[str, Any], position: int, index: int) -> ToolCall:
     kind = call.get("type") or ("custom" if "custom" in call else "function")
     function = call.get(kind) or {}
     arguments = function.get("input" if kind == "custom" else "arguments") or ""
     if not isinstance(arguments, str):
         arguments = msgspec.json.encode(arguments).decode()
-    return ToolCall(position, call.get("id"), function.get("name") or None, arguments, kind, index)
+    identity, name = _text(call.get("id")) or None, _text(function.get("name")) or None
+    return ToolCall(position, identity, name, arguments, kind, index)
 
 
 def _finish_reason(reason: str) -> FinishReason:

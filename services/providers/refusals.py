@@ -9,9 +9,11 @@ words such as "balance" or "permission denied", so these become 429 or 503 in ne
 from __future__ import annotations
 
 import email.utils
+import math
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any
 
 import msgspec
@@ -20,7 +22,6 @@ from services.core.errors import (
     GatewayError,
     ProtocolError,
     RateLimited,
-    Unavailable,
     UpstreamError,
     UpstreamRefused,
     UpstreamTimeout,
@@ -28,13 +29,16 @@ from services.core.errors import (
 from services.core.models import Credential
 
 MAX_MESSAGE = 1000
+MAX_TEXT = 16 * 1024
 _BAN_WORDS = re.compile(
     r"credit|balance|permission denied|organization has been disabled|your access was terminated"
-    r"|violation of our policies|api key|quota|billing|deactivated|已欠费|suspended|insufficient",
+    r"|violation of our policies|api key|quota|billing|deactivated|已欠费|suspended|insufficient"
+    r"|security token|operation not allowed|not authorized",
     re.IGNORECASE,
 )
 _BAN_TYPES = {"insufficient_quota", "authentication_error", "permission_error", "forbidden"}
 _BAN_CODES = {"invalid_api_key", "account_deactivated", "billing_not_active", "insufficient_quota"}
+_MARKUP = re.compile(r"<!doctype|<html|<head|<body", re.IGNORECASE)
 _PASSED_ON = {400, 404, 409, 413, 415, 422}
 
 
@@ -46,6 +50,8 @@ def refusal(
     message = _clean(said.message or f"the upstream answered {status}", credential)
     after = retry_after(headers)
     if status in _PASSED_ON or (credential.from_caller and status < 500 and status != 408):
+        if not credential.from_caller:
+            said, message = _harmless(said), _neutral(message, "the upstream refused the request")
         return UpstreamRefused(
             message,
             upstream_status=status,
@@ -56,7 +62,13 @@ def refusal(
             retry_after=after,
         )
     if status in (401, 402, 403):
-        return Unavailable("this model's upstream account cannot serve requests now")
+        return UpstreamRefused(
+            "this model's upstream account cannot serve requests now",
+            upstream_status=status,
+            status=503,
+            type="service_unavailable_error",
+            code="unavailable",
+        )
     if status == 429:
         return RateLimited(
             _neutral(message, "the upstream is busy, retry later"), retry_after=after
@@ -71,14 +83,14 @@ def refusal(
     )
 
 
-def error_in_answer(answer: Mapping[str, Any]) -> GatewayError | None:
+def error_in_answer(answer: Mapping[str, Any], credential: Credential) -> GatewayError | None:
     """The error that a successful-looking JSON answer or chunk carries, if any."""
     error = answer.get("error")
     if not error:
         return None
     said = _read(msgspec.json.encode({"error": error}))
-    message = _neutral(_trim(said.message), "the upstream reported an error")
-    return UpstreamError(message, code=said.code if said.code not in _BAN_CODES else None)
+    message = _neutral(_clean(said.message, credential), "the upstream reported an error")
+    return UpstreamError(message, code=_harmless(said).code)
 
 
 def not_an_answer(content_type: str) -> ProtocolError:
@@ -89,18 +101,29 @@ def not_an_answer(content_type: str) -> ProtocolError:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds from `retry-after-ms` or `Retry-After` (seconds or an HTTP date), at most a day."""
+    milliseconds = _number(headers.get("retry-after-ms", ""))
+    seconds = _number(headers.get("retry-after", ""))
+    if milliseconds is not None:
+        seconds = milliseconds / 1000
+    if seconds is None:
+        seconds = _seconds_until(headers.get("retry-after", ""))
+    return None if seconds is None else min(max(seconds, 0.0), 86400.0)
+
+
+def _number(text: str) -> float | None:
     try:
-        if "retry-after-ms" in headers:
-            return _bounded(float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("retry-after", "")
-        return _bounded(float(value)) if value else None
+        number = float(text)
     except ValueError:
-        parsed = email.utils.parsedate_tz(headers.get("retry-after", ""))
-        return _bounded(email.utils.mktime_tz(parsed) - time.time()) if parsed else None
+        return None
+    return None if math.isnan(number) else number
 
 
-def _bounded(seconds: float) -> float | None:
-    return min(max(seconds, 0.0), 86400.0) if seconds == seconds else None
+def _seconds_until(date: str) -> float | None:
+    try:
+        parsed = email.utils.parsedate_to_datetime(date)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
 
 
 class _Said(msgspec.Struct):
@@ -117,30 +140,37 @@ def _read(body: bytes) -> _Said:
     try:
         answer = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        text = body[:MAX_MESSAGE].decode("utf-8", "replace").strip()
+        text = body[:MAX_TEXT].decode("utf-8", "replace").strip()
         return _Said("" if text.startswith("<") or not text.isprintable() else text)
     if not isinstance(answer, dict):
         return _Said(answer if isinstance(answer, str) else "")
     error = answer.get("error") or answer.get("detail") or answer
     if not isinstance(error, dict):
-        return _Said(str(error))
+        return _Said("" if _MARKUP.search(str(error)) else str(error))
     message = next((error[k] for k in ("message", "msg", "error_msg", "error") if error.get(k)), "")
-    return _Said(str(message), *(_text(error.get(key)) for key in ("type", "code", "param")))
+    message = "" if _MARKUP.search(str(message)) else str(message)
+    return _Said(message, *(_text(error.get(key)) for key in ("type", "code", "param")))
+
+
+def _harmless(said: _Said) -> _Said:
+    """Without a type or code that bans a channel."""
+    return _Said(
+        said.message,
+        None if said.type in _BAN_TYPES else said.type,
+        None if said.code in _BAN_CODES else said.code,
+        said.param,
+    )
 
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)[:100]
 
 
-def _trim(message: str) -> str:
-    return " ".join(message.split())[:MAX_MESSAGE]
-
-
 def _clean(message: str, credential: Credential) -> str:
-    message = _trim(message)
+    """On one line and cut to size, but only after the token is out: half of one is one too many."""
     if credential.token is not None and len(credential.token.reveal()) >= 8:
         message = message.replace(credential.token.reveal(), "…")
-    return message
+    return " ".join(message.split())[:MAX_MESSAGE]
 
 
 def _neutral(message: str, instead: str) -> str:

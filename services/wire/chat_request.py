@@ -6,7 +6,7 @@ Field list: OpenAI's API reference, `chat/completion_create_params`. What we do 
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -30,6 +30,9 @@ from services.wire.json_body import decode_json, printable
 T = TypeVar("T")
 
 MAX_MODEL_NAME = 256
+
+_Tokens = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
+"""Some clients say "as many as you like" by a number below 1."""
 
 
 class RequestLimits(msgspec.Struct, frozen=True):
@@ -122,8 +125,8 @@ class _Body(msgspec.Struct):
     stream_options: _StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: _Tokens | None = None
+    max_completion_tokens: _Tokens | None = None
     stop: str | list[str] | None = None
     n: int | None = None
     tools: list[_Tool] | None = None
@@ -246,12 +249,12 @@ def _calls(wire: _Message, index: int) -> tuple[FunctionCall, ...]:
         return (FunctionCall("", old.name, old.arguments),) if old else ()
     calls = []
     for position, call in enumerate(wire.tool_calls):
-        path = f"messages[{index}].tool_calls[{position}].{printable(call.type)}"
+        path = f"messages[{index}].tool_calls[{position}]"
         if call.type == "custom":
-            custom = _present(call.custom, path)
+            custom = _present(call.custom, f"{path}.custom")
             calls.append(FunctionCall(call.id, custom.name, custom.input, "custom"))
         else:
-            function = _present(call.function, path)
+            function = _present(call.function, f"{path}.function")
             calls.append(FunctionCall(call.id, function.name, function.arguments))
     return tuple(calls)
 
@@ -286,7 +289,8 @@ def _tool_choice(wire: _Body) -> ToolChoice | None:
         "any": "required",
     }
     if choice not in mode:
+        field = "tool_choice" if wire.tool_choice is not None else "function_call"
         raise InvalidRequest(
-            "tool_choice must be none, auto, required or a named function", param="tool_choice"
+            f"{field} must be none, auto, required or a named function", param=field
         )
     return ToolChoice(mode[choice])

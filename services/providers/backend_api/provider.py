@@ -36,6 +36,7 @@ class BackendApi(Provider):
     name = "backend_api"
     makes_files = True
     takes_uploads = True
+    refreshes = True
 
     def __init__(
         self,

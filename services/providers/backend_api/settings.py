@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from services.config.account_setting import AccountSetting
 from services.config.kinds import Group, Name
 from services.core.models import Secret
 
@@ -14,7 +15,8 @@ class BackendApiSettings(Group, frozen=True, kw_only=True):
     """What old files have no key for.
 
     `access_token` is the operator's own, used instead of the caller's; `account_id` names its
-    workspace. `calls_per_minute` counts calls to the upstream for one account (0: no limit), and
+    workspace. `accounts`, and those in `accounts_file`, are a pool for callers who bring none.
+    `calls_per_minute` counts calls to the upstream for one account (0: no limit), and
     `queue_patience` is how many seconds a call waits for its place. The slugs are the upstream's
     names of two model families that went by several over time. The rest are words that people
     read: `image_label` is the alt text of pictures (empty: "image").
@@ -22,6 +24,8 @@ class BackendApiSettings(Group, frozen=True, kw_only=True):
 
     access_token: Secret | None = None
     account_id: str = ""
+    accounts: tuple[AccountSetting, ...] = ()
+    accounts_file: str = ""
     calls_per_minute: Annotated[int, Meta(ge=0)] = 30
     queue_patience: Annotated[float, Meta(ge=0)] = 20.0
     gpt_3_5_slug: Name = "text-davinci-002-render-sha"

@@ -1,0 +1,128 @@
+"""The one place that decides with whose credential a request goes upstream.
+
+A model's own credential first, then what the caller brought, then an account of the provider's
+pool. A provider with `refreshes = True` takes access tokens that can be had for refresh tokens;
+for it a caller's `token,account-id` names a workspace too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from services.accounts.attempts import GivenAttempt, PooledAttempt
+from services.accounts.failover import Attempt, with_failover
+from services.accounts.failures import TokenFailure
+from services.accounts.pools import Pool, Pools
+from services.accounts.refreshers import refresher_of
+from services.accounts.renewal import Renewal
+from services.accounts.shelf import TokenShelf
+from services.accounts.tokens import TokenManager
+from services.accounts.vault import Vault
+from services.config import Settings
+from services.core.events import Events
+from services.core.models import Caller, Credential, Secret
+from services.core.requests import ChatRequest
+from services.providers.base import Background, Provider, Route
+from services.schedule import Schedule
+from services.store import Store
+from services.transport import Transport
+
+MOST_ATTEMPTS = 6
+"""Accounts that one request may try: a caller does not wait for a hundred refusals."""
+RENEW_EVERY = 60.0
+TELL_EVERY = 20.0
+"""Seconds between two runs of the scheduled jobs."""
+
+
+class Credentials:
+    """Credentials for requests. One per worker."""
+
+    def __init__(
+        self,
+        pools: Pools,
+        tokens: TokenManager,
+        background: Background,
+        gpts_key: Secret | None = None,
+    ) -> None:
+        self.pools = pools
+        self.tokens = tokens
+        self._background = background
+        self._gpts_key = gpts_key
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        store: Store,
+        vault: Vault,
+        transport: Transport,
+        background: Background,
+        schedule: Schedule,
+    ) -> Credentials:
+        """What the settings describe, its jobs added to `schedule`. Raises `AccountsError`."""
+        shelf = TokenShelf(store, vault)
+        tokens = TokenManager(shelf, refresher_of(settings.refresh_ToAccess, transport))
+        pools = Pools.from_settings(settings, store)
+        schedule.every(RENEW_EVERY, "renew-tokens", Renewal(tokens, shelf).run)
+        schedule.every(TELL_EVERY, "save-tokens", tokens.save_missed, everywhere=True)
+        schedule.every(TELL_EVERY, "extend-leases", pools.extend_open, everywhere=True)
+        return cls(pools, tokens, background, settings.key_for_gpts_info)
+
+    def stream(
+        self, provider: Provider, request: ChatRequest, route: Route, caller: Caller
+    ) -> Events:
+        """The provider's events, with a renewed token or another account where one is refused
+        before the first event. Nothing is sent before the first `next`.
+        """
+        attempts = self.for_request(provider, caller, route, _conversation(request))
+        return with_failover(
+            lambda credential: provider.stream(request, route, credential), attempts
+        )
+
+    def for_request(
+        self, provider: Provider, caller: Caller, route: Route, conversation: str = ""
+    ) -> Iterator[Attempt]:
+        """The credentials to try, one after the other, each taken when its turn comes.
+
+        Raises `RateLimited` or `Unavailable` when the pool has no account left.
+        """
+        tokens = self.tokens if getattr(provider, "refreshes", False) else None
+        given = route.credential or caller.credential
+        pool = self.pools.of(provider.name) if given is None else None
+        if pool is None:
+            return iter((GivenAttempt(given or Credential(), tokens),))
+        return self._from_pool(pool, tokens, conversation)
+
+    def gpts_token(self) -> Secret | None:
+        """The access token for looking up GPTs, from `key_for_gpts_info` in either form; None if
+        there is none now.
+        """
+        if self._gpts_key is None:
+            return None
+        try:
+            return self.tokens.access(self._gpts_key)
+        except TokenFailure:
+            return None
+
+    def _from_pool(
+        self, pool: Pool, tokens: TokenManager | None, conversation: str
+    ) -> Iterator[Attempt]:
+        tried: list[str] = []
+        while len(tried) < MOST_ATTEMPTS:
+            lease = pool.lease(conversation, tried)
+            tried.append(lease.account.id)
+            yield PooledAttempt(pool, lease, tokens, self._background)
+        raise pool.exhausted()
+
+
+def _conversation(request: ChatRequest) -> str:
+    """The upstream conversation that the request continues, if it names one."""
+    raw = request.source.get("conversation_id")
+    if raw is None:
+        return ""
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except msgspec.DecodeError:
+        return ""

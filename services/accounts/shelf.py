@@ -1,0 +1,165 @@
+"""Where token records lie: encrypted in the store, under the hash of a token.
+
+Every method may raise `StoreAway`. A lock is a key with the name of who holds it; it goes away by
+itself when its holder has died.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from redis.client import Pipeline
+
+from services.accounts.failures import Reason, TokenFailure
+from services.accounts.records import TokenRecord
+from services.accounts.vault import Vault
+from services.store import Store
+
+log = logging.getLogger(__name__)
+
+KEPT = 400 * 86400
+"""Seconds for which a refresh token nobody uses is remembered: its line may have moved on from
+the one that its owner has.
+"""
+
+_RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What the store knows of a token; `owner` is the lock we now hold, if we asked and got it."""
+
+    record: TokenRecord | None
+    failure: TokenFailure | None
+    owner: str | None = None
+
+
+class TokenShelf:
+    """The token records of all processes. `digest` is the hash of the token asked for."""
+
+    def __init__(self, store: Store, vault: Vault) -> None:
+        self._store = store
+        self._vault = vault
+        self._release = store.client.register_script(_RELEASE)
+
+    def find(self, digest: str) -> Found:
+        """What is known, in one round trip."""
+        names = [self._name(digest, "record"), self._name(digest, "failed")]
+        [[record, failed]] = self._store.pipeline(lambda p: p.mget(names))
+        return Found(self._opened(record), _failure(failed))
+
+    def find_and_lock(self, digest: str, seconds: float) -> Found:
+        """The same, and the right to exchange this token for `seconds` if nobody else has it.
+
+        The lock comes first, so that its holder sees all that the one before has written.
+        """
+        owner = secrets.token_hex(8)
+
+        def fill(pipe: Pipeline) -> None:
+            pipe.set(self._name(digest, "lock"), owner, nx=True, px=int(seconds * 1000))
+            pipe.mget([self._name(digest, "record"), self._name(digest, "failed")])
+
+        got, (record, failed) = self._store.pipeline(fill)
+        return Found(self._opened(record), _failure(failed), owner if got else None)
+
+    def release(self, digest: str, owner: str) -> None:
+        """Give the lock back, unless it has passed to somebody else."""
+        name = self._name(digest, "lock")
+        self._store.run(lambda c: self._release([name], [owner], client=c))
+
+    def save(
+        self,
+        digest: str,
+        record: TokenRecord,
+        aliases: Iterable[str] = (),
+        due: float | None = None,
+        used: float | None = None,
+    ) -> None:
+        """Keep `record`; when this returns, the new token is safe. `aliases` are the hashes of
+        further tokens of its line, `due` is when to renew it, `used` when somebody last used it.
+        """
+        sealed = self._sealed(record)
+        pointer = self._sealed(TokenRecord(root=digest))
+
+        def fill(pipe: Pipeline) -> None:
+            pipe.set(self._name(digest, "record"), sealed, ex=KEPT)
+            pipe.delete(self._name(digest, "failed"))
+            for alias in aliases:
+                pipe.set(self._name(alias, "record"), pointer, ex=KEPT)
+            if due is not None:
+                pipe.zadd(self._due, {digest: due})
+            if used is not None:
+                pipe.zadd(self._used, {digest: used}, gt=True)
+
+        self._store.pipeline(fill)
+
+    def save_failure(self, digest: str, failure: TokenFailure) -> None:
+        """Have nobody try this token for a while."""
+        name, seconds = self._name(digest, "failed"), failure.retry_after
+        self._store.run(lambda c: c.set(name, failure.reason, px=max(1, int(seconds * 1000))))
+
+    def due(self, now: float, most: int) -> list[str]:
+        """Up to `most` digests whose time to be renewed has come, the longest due first."""
+        [digests] = self._store.pipeline(
+            lambda p: p.zrangebyscore(self._due, "-inf", now, start=0, num=most)
+        )
+        return [digest.decode() for digest in digests]
+
+    def postpone(self, digest: str, due: float | None) -> None:
+        """Renew it at `due`; None: never, until somebody uses it again."""
+        if due is None:
+            self._store.pipeline(lambda p: (p.zrem(self._due, digest), p.zrem(self._used, digest)))
+        else:
+            self._store.run(lambda c: c.zadd(self._due, {digest: due}, xx=True))
+
+    def note_used(self, used: Mapping[str, float]) -> None:
+        """Remember when tokens were last used, later times winning."""
+        if used:
+            self._store.run(lambda c: c.zadd(self._used, dict(used), gt=True))
+
+    def last_used(self, digests: list[str]) -> list[float | None]:
+        """When each was last used, as far as anybody knows."""
+        if not digests:
+            return []
+        [scores] = self._store.pipeline(lambda p: p.zmscore(self._used, digests))
+        return [None if score is None else float(score) for score in scores]
+
+    @property
+    def _due(self) -> str:
+        return self._store.key("tokens", "due")
+
+    @property
+    def _used(self) -> str:
+        return self._store.key("tokens", "used")
+
+    def _name(self, digest: str, part: str) -> str:
+        return self._store.key("token", f"{{{digest}}}", part)
+
+    def _sealed(self, record: TokenRecord) -> str:
+        return self._vault.encrypt(msgspec.json.encode(record).decode())
+
+    def _opened(self, sealed: bytes | None) -> TokenRecord | None:
+        """A record that another key or another version wrote is as good as none."""
+        if sealed is None:
+            return None
+        try:
+            return msgspec.json.decode(self._vault.decrypt(sealed.decode()), type=TokenRecord)
+        except (ValueError, msgspec.DecodeError):
+            log.warning("token record unreadable: was the secret key replaced?")
+            return None
+
+
+def _failure(stored: Any) -> TokenFailure | None:
+    """The failure whose reason was stored."""
+    if stored is None:
+        return None
+    try:
+        return TokenFailure(msgspec.convert(stored.decode(), Reason))
+    except msgspec.ValidationError:
+        return TokenFailure("failing")

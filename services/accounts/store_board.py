@@ -1,0 +1,103 @@
+"""The standings of a pool in the store: one for all workers. Every method raises `StoreAway`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis.client import Pipeline
+from redis.commands.core import Script
+
+from services.accounts.account_list import Account
+from services.accounts.standings import FIRST_RUNG, LADDER, Choice, Standing, Strike, standing
+from services.accounts.vault import hashed
+from services.store import Store
+
+LEASE_SECONDS = 90.0
+"""How long an open answer counts if its worker dies; extended while that lives."""
+STICKY_SECONDS = 7 * 86400
+
+
+class StoreBoard:
+    """See `Board`. All keys of a pool lie in one slot of a cluster."""
+
+    def __init__(self, store: Store, pool: str) -> None:
+        self._store = store
+        self._pool = pool
+        self._lease = _script(store, "lease")
+        self._strike = _script(store, "strike")
+
+    def choose(
+        self, accounts: Sequence[Account], lease: str, conversation: str, now: float
+    ) -> Choice:
+        """The free account that comes next, or the one this conversation had; one round trip."""
+        names = [self._name("states"), self._name("passes"), self._sticky(conversation)]
+        names += [self._name("open", account.id) for account in accounts]
+        arguments: list[str | float] = [now, lease, LEASE_SECONDS]
+        arguments.append(STICKY_SECONDS if conversation else 0)
+        for account in accounts:
+            arguments += [account.id, account.weight, account.concurrent]
+        answer: Any = self._store.run(lambda c: self._lease(names, arguments, client=c))
+        return Choice(answer[0].decode(), int(answer[1]))
+
+    def strike(self, strike: Strike, now: float) -> None:
+        """Let an account rest for its fault."""
+        wait = "" if strike.wait is None else strike.wait
+        first = FIRST_RUNG[strike.fault]
+        arguments = (strike.id, strike.fault, now, strike.began, wait, first, *LADDER)
+        self._store.run(lambda c: self._strike([self._name("states")], arguments, client=c))
+
+    def put(self, account: str, standing: Standing | None) -> None:
+        """Set how it stands; None: ready, and nothing held against it."""
+        name = self._name("states")
+        if standing is None:
+            self._store.run(lambda c: c.hdel(name, account))
+        else:
+            text = msgspec.json.encode(standing).decode()
+            self._store.run(lambda c: c.hset(name, account, text))
+
+    def stick(self, conversation: str, account: str) -> None:
+        """Send this conversation to `account` from now on."""
+        name = self._sticky(conversation)
+        self._store.run(lambda c: c.set(name, account, ex=STICKY_SECONDS))
+
+    def extend(self, lease: str, account: str, now: float) -> None:
+        """The answer is still under way."""
+        name, ends = self._name("open", account), now + LEASE_SECONDS
+
+        def fill(pipe: Pipeline) -> None:
+            pipe.zadd(name, {lease: ends}, xx=True)
+            pipe.expire(name, int(LEASE_SECONDS))
+
+        self._store.pipeline(fill)
+
+    def release(self, lease: str, account: str) -> None:
+        """The answer is over."""
+        self._store.run(lambda c: c.zrem(self._name("open", account), lease))
+
+    def standings(self, accounts: Sequence[Account], now: float) -> dict[str, Standing]:
+        """How each account stands now."""
+        bound = [account for account in accounts if account.concurrent]
+
+        def fill(pipe: Pipeline) -> None:
+            pipe.hgetall(self._name("states"))
+            for account in bound:
+                pipe.zcount(self._name("open", account.id), now, "+inf")
+
+        stored, *counts = self._store.pipeline(fill)
+        known = {key.decode(): msgspec.json.decode(s, type=Standing) for key, s in stored.items()}
+        is_open = {account.id: count for account, count in zip(bound, counts, strict=True)}
+        return {a.id: standing(known.get(a.id), a, is_open.get(a.id, 0), now) for a in accounts}
+
+    def _name(self, *parts: str) -> str:
+        return self._store.key("pool", f"{{{self._pool}}}", *parts)
+
+    def _sticky(self, conversation: str) -> str:
+        return self._name("sticky", hashed(conversation) if conversation else "-")
+
+
+def _script(store: Store, name: str) -> Script:
+    text = Path(__file__).with_name(f"{name}.lua").read_text(encoding="utf-8")
+    return store.client.register_script(text)
