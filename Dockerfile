@@ -4,8 +4,8 @@ RUN useradd --create-home --uid 10001 causeway
 WORKDIR /app
 COPY requirements.txt .
 RUN pip install --no-cache-dir --require-hashes -r requirements.txt
-COPY --chown=causeway app.py wsgi.py gunicorn.conf.py config.json gpts.json ./
-COPY --chown=causeway services services
+COPY app.py wsgi.py gunicorn.conf.py config.json gpts.json ./
+COPY services services
 RUN mkdir -p data images files log && chown causeway data images files log
 USER causeway
 

@@ -1,7 +1,8 @@
 """`bin/serve --demo`: upstreams that need no key and no network, and settings that lead to them.
 
 A real small model answers as `demo-llm`; beside it stand the scripted upstreams. All are children
-of this process and end with it.
+of the calling process, which may become another program meanwhile, and end with it. What they
+print is in `data/demo/`.
 """
 
 from __future__ import annotations
@@ -10,105 +11,119 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-DEFAULT_ADDRESS = ("127.0.0.1", "8080")
-_LISTENING = re.compile(r"listening on (\S+)")
-_TOKEN = re.compile(r"access token (\S+)")
+from . import demo_text
 
-INTRODUCTION = """
-Causeway is starting with built-in upstreams: no key, no network.
-  real:      demo-llm, SmolLM2-135M-Instruct on this machine's CPU{missing}
-  scripted:  scripted/emu-small, an OpenAI-compatible upstream{web}
+PATIENCE = 60.0
+"""Seconds for all upstreams to come up; a slow disk takes long to read the model."""
 
-Once it listens, a moment from now, in another terminal:
-
-curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' \\
-  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a causeway?"}}]}}'
-
-curl -sN {url}/v1/chat/completions -H 'Content-Type: application/json' \\
-  -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-
-curl -s {url}/v1/models
-"""
-WEB = """
-             gpt-4-s, a ChatGPT-web style one: write #code, #browsing or #dalle to it"""
+SCRIPTED_MODELS = ["emu-small", "emu-large"]
+_LISTENING = re.compile(r"listening on (\S+)\n")
+_TOKEN = re.compile(r"access token (\S+)\n")
 
 
-MISSING = " (not running: its wheels have no build for this machine)"
+class DemoError(Exception):
+    """An upstream did not come up; the text says which and why."""
 
 
-def start_demo(root: Path, environ: MutableMapping[str, str]) -> None:
-    """Start the upstreams, write their settings, and let `environ` point at them."""
-    model = _start(root, "demo_llm", "--threads", "1")
-    scripted = _start(root, "openai_compat")
-    web = _start(root, "backend_api", "--seed", "1") if _has_web_provider(root) else []
-    if not scripted:
-        sys.exit("the scripted upstream did not start")
-    folder = Path(environ.get("SERVER_DATA_DIR") or root) / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = folder / "demo.json"
-    settings.touch(mode=0o600)
-    settings.write_text(json.dumps(_settings(_url(model), _url(scripted), web), indent=2))
-    environ["CAUSEWAY_CONFIG"] = str(settings)
-    _introduce(environ, has_model=bool(model), has_web=bool(web))
+class Demo:
+    """The running upstreams; `text` is what to show once the gateway at a URL answers."""
+
+    def __init__(self, root: Path, has_model: bool, why_not: str, has_web: bool) -> None:
+        self._root = root
+        self._facts = (has_model, why_not, has_web)
+
+    def introduce(self, host: str, port: int) -> None:
+        """Have a child show the introduction as soon as somebody answers there."""
+        url = demo_text.address(host, port)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "emulators.demo_text", url],
+            cwd=self._root,
+            stdin=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        with process.stdin as pipe:
+            pipe.write(demo_text.introduction(url, *self._facts))
 
 
-def _start(root: Path, name: str, *options: str) -> list[str]:
-    """What the emulator printed up to the line that it is ready; nothing if it cannot run here."""
-    command = [sys.executable, "-m", "emulators", name, "--port", "0", "--stop-with-parent"]
-    process = subprocess.Popen(
-        [*command, *options],
-        cwd=root,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    lines: list[str] = []
-    for line in process.stdout:
-        lines.append(line)
-        if _LISTENING.search(line) and name != "backend_api":
-            break
-        if _TOKEN.search(line):
-            break
-    return lines if any(_LISTENING.search(line) for line in lines) else []
+def start_demo(root: Path, environ: MutableMapping[str, str]) -> Demo:
+    """Start the upstreams, write their settings, and let `environ` point at them.
 
+    Raises `DemoError`. The model may be missing, where its wheels have no build.
+    """
+    folder = Path(environ.get("SERVER_DATA_DIR") or root) / "data" / "demo"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    deadline = time.monotonic() + PATIENCE
+    has_web = (root / "services" / "providers" / "backend_api").is_dir()
+    model = _Upstream(root, folder, "demo_llm", "--threads", "1")
+    names = [word for name in SCRIPTED_MODELS for word in ("--model", name)]
+    scripted = _Upstream(root, folder, "openai_compat", *names)
+    web = _Upstream(root, folder, "backend_api", "--seed", "1") if has_web else None
 
-def _has_web_provider(root: Path) -> bool:
-    return (root / "services" / "providers" / "backend_api").is_dir()
-
-
-def _url(lines: list[str]) -> str:
-    return next((m[1] for line in lines if (m := _LISTENING.search(line))), "")
-
-
-def _settings(model: str, scripted: str, web: list[str]) -> dict[str, Any]:
-    custom = [{"prefix": "scripted", "base_url": scripted, "models": ["emu-small"]}]
-    if model:
-        custom.insert(0, {"prefix": "demo", "base_url": model, "models": ["demo-llm"]})
-    settings: dict[str, Any] = {"log_level": "WARNING", "providers": {"custom": custom}}
-    if web:
-        token = next(m[1] for line in web if (m := _TOKEN.search(line)))
-        settings["upstream_base_url"] = _url(web)
+    custom = [_entry("scripted", scripted.said(_LISTENING, deadline), SCRIPTED_MODELS)]
+    why_not = ""
+    try:
+        custom.insert(0, _entry("demo", model.said(_LISTENING, deadline), ["demo-llm"]))
+    except DemoError as exc:
+        why_not = str(exc)
+    settings: dict[str, Any] = {"log_level": "INFO", "providers": {"custom": custom}}
+    if web is not None:
+        # a variable, since it wins over a real upstream's in .env, which must not get this token
+        environ["UPSTREAM_BASE_URL"] = web.said(_LISTENING, deadline)
+        settings["providers"]["backend_api"] = {"access_token": web.said(_TOKEN, deadline)}
         settings["use_pandora_file_server"] = False
-        settings["providers"]["backend_api"] = {"access_token": token}
-    return settings
+    environ["CAUSEWAY_CONFIG"] = str(_written(folder / "config.json", settings))
+    return Demo(root, not why_not, why_not, has_web)
 
 
-def _introduce(environ: MutableMapping[str, str], *, has_model: bool, has_web: bool) -> None:
-    host = environ.get("SERVER_HOST") or DEFAULT_ADDRESS[0]
-    port = environ.get("SERVER_PORT") or DEFAULT_ADDRESS[1]
-    print(
-        INTRODUCTION.format(
-            url=f"http://{host}:{port}",
-            model="demo-llm" if has_model else "scripted/emu-small",
-            missing="" if has_model else MISSING,
-            web=WEB if has_web else "",
-        ),
-        flush=True,
-    )
+class _Upstream:
+    """An emulator as a child. It prints to a file: a pipe would lose its reader when the calling
+    process becomes the server.
+    """
+
+    def __init__(self, root: Path, folder: Path, name: str, *options: str) -> None:
+        self._name = name
+        self._output = folder / f"{name}.log"
+        command = [sys.executable, "-m", "emulators", name, "--port", "0", "--stop-with-parent"]
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, *options],
+                cwd=root,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for the server; the rest follows it
+            )
+
+    def said(self, wanted: re.Pattern[str], deadline: float) -> str:
+        """What `wanted` finds in its output. Raises `DemoError` if it ends or takes too long."""
+        while True:
+            waiting = self._process.poll() is None and time.monotonic() < deadline
+            text = self._output.read_text(encoding="utf-8", errors="replace")
+            if found := wanted.search(text):
+                return found[1]
+            if not waiting:
+                break
+            time.sleep(0.05)
+        self._process.kill()
+        self._process.wait()
+        last = text.strip().rpartition("\n")[2] or "it took too long"
+        raise DemoError(f"{self._name} did not start: {last}")
+
+
+def _entry(prefix: str, url: str, models: list[str]) -> dict[str, Any]:
+    """One of `providers.custom`. With a key of its own, it never gets the caller's."""
+    return {"prefix": prefix, "base_url": url, "api_key": "none", "models": models}
+
+
+def _written(path: Path, settings: dict[str, Any]) -> Path:
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    return path.resolve()
