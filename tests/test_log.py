@@ -246,6 +246,7 @@ def test_odd_characters_are_written_and_break_nothing(daily: DailyFile, tmp_path
 
 
 def test_each_line_has_the_id_of_its_own_request() -> None:
+    request_id.set("-")
     formatter = LineFormatter(Redactor())
     told: dict[str, str] = {}
 
@@ -344,6 +345,7 @@ def test_lines_added_by_many_threads_during_flushes_are_all_there() -> None:
 
 
 def test_records_and_ready_lines_share_a_stream() -> None:
+    request_id.set("-")
     stream = io.StringIO()
     handler = StreamLines(stream)
     handler.setFormatter(LineFormatter(Redactor()))

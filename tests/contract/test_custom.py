@@ -9,7 +9,6 @@ from services.core.errors import (
     GatewayError,
     ProtocolError,
     RateLimited,
-    Unavailable,
     UpstreamError,
     UpstreamRefused,
 )
@@ -34,8 +33,8 @@ class TestCustom(ProviderContract):
     }
     refusals = {
         "#400": (UpstreamRefused, 400),
-        "#401": (Unavailable, 503),
-        "#403": (Unavailable, 503),
+        "#401": (UpstreamRefused, 503),
+        "#403": (UpstreamRefused, 503),
         "#404": (UpstreamRefused, 404),
         "#429": (RateLimited, 429),
         "#quota": (RateLimited, 429),
