@@ -6,7 +6,8 @@ from flask import Flask
 
 from services import log, transport
 from services.accounts import Credentials, open_vault
-from services.api import chat, errors, files, health, images, models
+from services.api import admin, billing, chat, errors, files, health, images, models
+from services.api import metrics as metrics_api
 from services.api.auth import Authenticator
 from services.api.edge import Edge
 from services.api.paths import LenientPaths
@@ -24,6 +25,10 @@ from services.files import (
     upstream_fetcher,
 )
 from services.gateway import Gateway
+from services.keys import Gatekeeper, KeyBook, Ledger, UsageBook
+from services.keys.editor import KeyEditor
+from services.keys.listed import ListedModels
+from services.metrics import Metrics
 from services.providers.base import ProviderContext
 from services.providers.registry import Registry, provider_types
 from services.rate_gate import StoreRateGate
@@ -49,12 +54,28 @@ def create_app(settings: Settings | None = None) -> Flask:
     user_files = UserFiles(cache, store, max_body)
     schedule = Schedule(store)
     schedule.every(SWEEP_EVERY, "sweep-files", cache.sweep)
-    gateway = make_gateway(settings, store, cache, user_files, schedule)
-    auth = Authenticator(settings)
+    app = Flask(__name__, static_folder=None)
+    vault = open_vault(settings.server.folder, settings.store.secret_key)
+    upstreams, background = make_transport(settings), BackgroundQueue()
+    credentials = Credentials.from_settings(settings, store, vault, upstreams, background, schedule)
+    metrics = Metrics(
+        lambda: (str(rule) for rule in app.url_map.iter_rules()),
+        under_way=lambda: gatekeeper.under_way,
+        accounts=lambda: ((a.provider, a.state) for a in credentials.pools.accounts()),
+        store_is_up=lambda: store.status.state == "ok",
+    )
+    gateway = make_gateway(
+        settings, store, cache, user_files, upstreams, background, credentials, metrics
+    )
+    book, usage = KeyBook(store, settings.auth.keys), UsageBook(store)
+    listed = ListedModels(lambda: (card.id for card in gateway.models()))
+    ledger = Ledger(usage, listed, metrics.turns)
+    gatekeeper = Gatekeeper(store, book, ledger, vault, on_tick=metrics.tick)
+    app.extensions["causeway.gatekeeper"] = gatekeeper
+    auth = Authenticator(settings, gatekeeper)
     # a model may be made to link anything: such links are callers' URLs
     pictures = PictureBytes(cache, caller_fetcher(settings))
 
-    app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body
     errors.register(app)
     prefix = f"/{settings.backend_container_api_prefix}".rstrip("/")
@@ -63,13 +84,24 @@ def create_app(settings: Settings | None = None) -> Flask:
         images.blueprint(settings, gateway, auth, pictures),
         models.blueprint(gateway, auth),
         files.blueprint(settings, user_files, auth),
+        billing.blueprint(auth, book, usage),
     ):
         app.register_blueprint(api, url_prefix=prefix)
     app.register_blueprint(files.public_blueprint(cache))
     app.register_blueprint(health.blueprint(gateway, store))
+    app.register_blueprint(metrics_api.blueprint(settings, metrics))
+    views = admin.Admin(
+        settings,
+        KeyEditor(store, book, vault),
+        usage,
+        credentials.pools,
+        lambda: health.report(gateway, store),
+    )
+    app.register_blueprint(admin.blueprint(settings, views))
     routes = frozenset(str(rule) for rule in app.url_map.iter_rules())
     lenient = LenientPaths(app.wsgi_app, prefix, routes)
-    app.wsgi_app = Edge(lenient, settings.server.cors_origins)  # type: ignore[method-assign]
+    edge = Edge(metrics.counted(lenient), settings.server.cors_origins)
+    app.wsgi_app = edge  # type: ignore[method-assign]
     schedule.start()
     return app
 
@@ -79,13 +111,12 @@ def make_gateway(
     store: Store,
     cache: FileCache,
     user_files: UserFiles,
-    schedule: Schedule,
+    upstreams: transport.Transport,
+    background: BackgroundQueue,
+    credentials: Credentials,
+    metrics: Metrics,
 ) -> Gateway:
-    """The gateway with every provider that the settings switch on; its jobs go to `schedule`."""
-    upstreams = make_transport(settings)
-    background = BackgroundQueue()
-    vault = open_vault(settings.server.folder, settings.store.secret_key)
-    credentials = Credentials.from_settings(settings, store, vault, upstreams, background, schedule)
+    """The gateway with every provider that the settings switch on."""
     context = ProviderContext(
         settings,
         upstreams,
@@ -103,6 +134,7 @@ def make_gateway(
         Sources(caller_fetcher(settings), user_files, max_bytes),
         extra_model_fields=settings.models.extra,
         keep_upstream_urls=settings.use_oaiusercontent_url,
+        on_failure=metrics.upstream_failed,
     )
 
 

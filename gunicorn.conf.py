@@ -10,15 +10,14 @@ import os
 
 from services import embedded_store, log
 from services.config import load_here
+from services.metrics_folder import VARIABLE, MetricsFolder, forget_worker
 
 _settings = load_here()
 _server = _settings.server
 
 bind = [f"{_server.host}:{_server.port}"]
 workers = _settings.process_workers
-worker_class = (
-    "services.gevent_worker.Worker" if _server.worker_class == "gevent" else "gthread"
-)
+worker_class = "services.gevent_worker.Worker" if _server.worker_class == "gevent" else "gthread"
 worker_connections = _settings.process_threads
 threads = _settings.process_threads if worker_class == "gthread" else 1
 timeout = 60
@@ -40,6 +39,12 @@ def on_starting(arbiter):
     if not _settings.store.url and not _settings.redis.host and _settings.store.embedded:
         _store = embedded_store.start(_server.folder / "data")
         os.environ["STORE_URL"] = _store.url
+    os.environ[VARIABLE] = str(MetricsFolder().path)
+
+
+def child_exit(arbiter, worker):
+    """In the master, after the end of a worker."""
+    forget_worker(os.environ[VARIABLE], worker.pid)
 
 
 def post_worker_init(worker):
@@ -50,7 +55,9 @@ def post_worker_init(worker):
 
 
 def worker_exit(arbiter, worker):
-    """In each worker, at its end: write what the access log still holds."""
+    """In each worker, at its end: write what the counts and the access log still hold."""
+    if worker.wsgi is not None:
+        worker.wsgi.extensions["causeway.gatekeeper"].close()
     logging.shutdown()
 
 

@@ -16,6 +16,7 @@ from services.core.events import Events, WireEvents
 from services.core.models import Caller, ModelCard
 from services.core.requests import ChatRequest
 from services.files import Adopter, Sources, fill_in_uploads
+from services.keys import Admission
 from services.pipeline.files import FAILED as NOT_FETCHED
 from services.pipeline.files import adopt_files
 from services.pipeline.profiles import Profile
@@ -43,6 +44,7 @@ class Setting(msgspec.Struct, frozen=True):
     caller: Caller
     profile: Profile
     public_base: Callable[[], str]
+    admission: Admission
 
 
 MakeAdopter = Callable[[Callable[[], str]], Adopter]
@@ -61,7 +63,9 @@ class Gateway:
         *,
         extra_model_fields: Mapping[str, Mapping[str, Any]],
         keep_upstream_urls: bool = False,
+        on_failure: Callable[[str, UpstreamError], None] = lambda provider, error: None,
     ) -> None:
+        self._on_failure = on_failure
         self._registry = registry
         self._credentials = credentials
         self._adopter = adopter
@@ -80,10 +84,14 @@ class Gateway:
 
     def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
         """One turn of a model that draws, its pictures at addresses of ours, nothing rendered."""
-        return self._rich(chat, setting, None)
+        return setting.admission.tap(self._rich(chat, setting, None))
 
     def _rich(self, request: ChatRequest, setting: Setting, not_fetched: str | None) -> Events:
         target = self._registry.resolve(request.model)
+        own = setting.admission.choose(target.provider.name)
+        if own is not None:
+            route = msgspec.structs.replace(target.route, credential=own)
+            target = Target(target.provider, route)
         if target.provider.takes_uploads:
             request = fill_in_uploads(request, self._uploads, setting.caller)
         events = self._watched(target, request, setting.caller)
@@ -103,6 +111,7 @@ class Gateway:
             yield from self._credentials.stream(target.provider, request, target.route, caller)
         except UpstreamError as exc:
             self._failures[name] = Failure(exc.message, time.monotonic())
+            self._on_failure(name, exc)
             raise
         self._failures.pop(name, None)
 

@@ -111,7 +111,8 @@ class GatewayProcess:
         try:
             return process.wait(patience)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
+            process.wait(5)
             raise
 
     def __enter__(self) -> Self:

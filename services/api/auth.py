@@ -7,14 +7,13 @@ keys may bring an upstream credential in `X-Upstream-Authorization`.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-
 from werkzeug.datastructures import Headers
 
 from services.config import Settings, passthrough_enabled
 from services.core.errors import Unauthorized
 from services.core.models import Caller, Credential, Secret
+from services.keys import Admission, Gatekeeper, KeyBook, KeyRecord
+from services.keys.records import PREFIX
 
 _MAX_CREDENTIAL = 16 * 1024
 
@@ -22,31 +21,39 @@ _MAX_CREDENTIAL = 16 * 1024
 class Authenticator:
     """Decides who a request's headers belong to."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._keys = [(_digest(k.key.reveal()), k.name) for k in settings.auth.keys]
+    def __init__(self, settings: Settings, gatekeeper: Gatekeeper | None = None) -> None:
+        self._gatekeeper = gatekeeper
+        self._book = gatekeeper.book if gatekeeper else KeyBook(None, settings.auth.keys)
         self._passthrough = passthrough_enabled(settings)
 
     def caller(self, headers: Headers) -> Caller:
-        """The caller. Raises `Unauthorized`."""
+        """The caller, on a route that counts under no limit. Raises `Unauthorized`."""
         presented = presented_credential(headers)
-        key_name = self._key_name(presented) if presented else None
-        if key_name is not None:
+        return self._decide(presented, self._book.recognise(presented), headers)
+
+    def admit(self, headers: Headers) -> tuple[Caller, Admission]:
+        """The caller of a request that counts, and its place under the limits of its key.
+
+        Raises `Unauthorized`, `RateLimited`, `Unavailable`.
+        """
+        presented = presented_credential(headers)
+        assert self._gatekeeper is not None, "only a service that counts can admit"
+        admission = self._gatekeeper.admit(presented)
+        try:
+            return self._decide(presented, admission.record, headers), admission
+        except Unauthorized:
+            admission.done("error")
+            raise
+
+    def _decide(self, presented: str, record: KeyRecord | None, headers: Headers) -> Caller:
+        if record is not None:
             own = _readable(_without_scheme(headers.get("X-Upstream-Authorization", "")))
-            return Caller(key_name, _credential(own) if own else None)
-        if self._passthrough:
+            return Caller(record.name, _credential(own) if own else None)
+        if self._passthrough and not presented.startswith(PREFIX):
             return Caller(None, _credential(presented) if presented else None)
         if not presented:
             raise Unauthorized("no API key: send it as Authorization: Bearer KEY")
         raise Unauthorized("incorrect API key provided")
-
-    def _key_name(self, presented: str) -> str | None:
-        """The name of the key, comparing with every one in constant time."""
-        digest = _digest(presented)
-        found: str | None = None
-        for known, name in self._keys:
-            if hmac.compare_digest(known, digest):
-                found = name
-        return found
 
 
 def presented_credential(headers: Headers) -> str:
@@ -69,7 +76,3 @@ def _without_scheme(value: str) -> str:
 
 def _credential(token: str) -> Credential:
     return Credential(Secret(token), from_caller=True)
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

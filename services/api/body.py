@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Request
-from werkzeug.exceptions import ClientDisconnected
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from services.core.errors import InvalidRequest, UnsupportedMedia
 
@@ -21,7 +21,7 @@ class BodyTooSlow(InvalidRequest):
 def read_body(request: Request, seconds: float) -> bytes:
     """The whole body.
 
-    Raises `BodyTooSlow`; werkzeug refuses one over `MAX_CONTENT_LENGTH` with a 413.
+    Raises `BodyTooSlow`, and `RequestEntityTooLarge` for one over `MAX_CONTENT_LENGTH`.
     """
     environ = request.environ
     encoding = environ.get("HTTP_CONTENT_ENCODING", "identity")
@@ -29,8 +29,13 @@ def read_body(request: Request, seconds: float) -> bytes:
         raise UnsupportedMedia("a body with a content encoding is not accepted: send it plain")
     connection = environ.get("gunicorn.socket")
     if hasattr(connection, "_sock"):
-        return _read_under_gevent(request, seconds)
-    return _read_in_a_thread(request, connection, seconds)
+        body = _read_under_gevent(request, seconds)
+    else:
+        body = _read_in_a_thread(request, connection, seconds)
+    limit = request.max_content_length
+    if limit is not None and request.content_length is None and len(body) >= limit:
+        raise RequestEntityTooLarge  # werkzeug cuts a chunked body at the limit and says nothing
+    return body
 
 
 def _read_under_gevent(request: Request, seconds: float) -> bytes:

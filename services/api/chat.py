@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from functools import partial
+from typing import Any
 
 from flask import Blueprint, Response, request
 
@@ -17,6 +18,7 @@ from services.core.events import WireEvents
 from services.core.requests import ChatRequest
 from services.files import public_base
 from services.gateway import Gateway, Setting
+from services.keys import Admission
 from services.pipeline.prime import prime
 from services.pipeline.profiles import HEADER, profile_for, profile_from
 from services.wire.chat_request import RequestLimits, decode_chat_request
@@ -36,22 +38,32 @@ def blueprint(settings: Settings, gateway: Gateway, auth: Authenticator) -> Blue
 
     def create() -> Response:
         asked = request._get_current_object()  # type: ignore[attr-defined]  # once, not per use
-        caller = auth.caller(asked.headers)
-        chat = decode_chat_request(read_body(asked, server.slow_body_timeout), limits)
-        profile = profile_for(asked.headers.get(HEADER), default_profile)
-        setting = Setting(caller, profile, partial(public_base, settings, asked.environ))
-        events = gateway.answer(chat, setting)
-        client = Client(asked.environ)
+        caller, admission = auth.admit(asked.headers)
+        with admission:
+            chat = decode_chat_request(read_body(asked, server.slow_body_timeout), limits)
+            admission.permit(chat.model)
+            profile = profile_for(asked.headers.get(HEADER) or admission.profile, default_profile)
+            base = partial(public_base, settings, asked.environ)
+            events = gateway.answer(chat, Setting(caller, profile, base, admission))
+            response = _respond(admission.watch(events, chat), chat, admission, asked.environ)
+        response.headers.update(admission.headers)
+        return response
+
+    def _respond(
+        events: WireEvents, chat: ChatRequest, admission: Admission, environ: dict[str, Any]
+    ) -> Response:
+        client = Client(environ)
         identity = f"chatcmpl-{random.getrandbits(96):024x}"  # noqa: S311  # no secret
         head = ResponseHead(identity, chat.model, int(time.time()))
         if not chat.stream:
             return _whole(events, head, client)
-        return _streamed(events, head, client, chat)
+        with_usage = always_usage or chat.include_usage or admission.always_usage
+        return _streamed(events, head, client, with_usage)
 
     def _streamed(
-        events: WireEvents, head: ResponseHead, client: Client, chat: ChatRequest
+        events: WireEvents, head: ResponseHead, client: Client, with_usage: bool
     ) -> Response:
-        encoder = ChatChunks(head, with_usage=always_usage or chat.include_usage)
+        encoder = ChatChunks(head, with_usage=with_usage)
         primed = prime(events, server.commit_window, client.check)
         frames = write_stream(primed, encoder, client, keep_alive)
         return Response(

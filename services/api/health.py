@@ -19,8 +19,8 @@ def blueprint(gateway: Gateway, store: Store) -> Blueprint:
     @bp.get("/health")
     @bp.get("/healthz", endpoint="healthz")
     def health() -> Response:
-        report = _report(gateway, store)
-        return _json(report, 503 if report["status"] == "down" else 200)
+        made = report(gateway, store)
+        return _json(made, 503 if made["status"] == "down" else 200)
 
     @bp.get("/ready")
     def ready() -> Response:
@@ -34,7 +34,7 @@ def blueprint(gateway: Gateway, store: Store) -> Blueprint:
     return bp
 
 
-def _report(gateway: Gateway, store: Store) -> dict[str, Any]:
+def report(gateway: Gateway, store: Store) -> dict[str, Any]:
     providers = {
         name: {"status": "failing", "reason": failure.reason} if failure else {"status": "ok"}
         for name, failure in gateway.providers().items()

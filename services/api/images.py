@@ -116,16 +116,21 @@ def blueprint(
 
     def create() -> Response:
         started = time.monotonic()
-        caller = auth.caller(request.headers)
-        profile = profiles.profile_for(request.headers.get(profiles.HEADER), default)
-        body = read_body(request, server.slow_body_timeout)
-        image = decode_image_request(body, server.max_json_depth)
-        chat = as_chat(image, settings.dalle_prompt_prefix)
-        base = partial(public_base, settings, request.environ)
-        setting = Setting(caller, profile, base)
-        order = _Order(image, chat, setting, started + seconds)
-        drawing, client = _draw(order, source, shelf), Client(request.environ)
-        answer = _wait(drawing, client, started + window)
+        caller, admission = auth.admit(request.headers)
+        with admission:
+            profile = profiles.profile_for(
+                request.headers.get(profiles.HEADER) or admission.profile, default
+            )
+            body = read_body(request, server.slow_body_timeout)
+            image = decode_image_request(body, server.max_json_depth)
+            chat = as_chat(image, settings.dalle_prompt_prefix)
+            admission.permit(chat.model)
+            base = partial(public_base, settings, request.environ)
+            setting = Setting(caller, profile, base, admission)
+            order = _Order(image, chat, setting, started + seconds)
+            drawing = admission.during(_draw(order, source, shelf))
+            client = Client(request.environ)
+            answer = _wait(drawing, client, started + window)
         if answer is not None:
             return Response(answer, mimetype="application/json")
         late = _late(drawing, client, server.keepalive_interval)

@@ -139,6 +139,11 @@ class _Body(msgspec.Struct):
     user: str | None = None
 
 
+# msgspec's first look at a type is not safe with several threads: it happens here, once
+_decode_source = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+msgspec.json.Decoder(_Body)
+
+
 def decode_chat_request(body: bytes, limits: RequestLimits) -> ChatRequest:
     """A `ChatRequest` from a request body.
 
@@ -162,7 +167,7 @@ def decode_chat_request(body: bytes, limits: RequestLimits) -> ChatRequest:
         response_format=wire.response_format,
         reasoning_effort=wire.reasoning_effort,
         user=wire.user,
-        source=msgspec.json.decode(body, type=dict[str, msgspec.Raw]),
+        source=_decode_source(body),
     )
 
 

@@ -50,6 +50,10 @@ class _Body(msgspec.Struct):
     user: str | None = None
 
 
+# msgspec's first look at a type is not safe with several threads: it happens here, once
+msgspec.json.Decoder(_Body)
+
+
 def decode_image_request(body: bytes, max_depth: int) -> ImageRequest:
     """An `ImageRequest` from a request body.
 

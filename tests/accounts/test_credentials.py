@@ -18,10 +18,10 @@ from services.accounts.account_list import accounts_of
 from services.accounts.credentials import MOST_ATTEMPTS, Credentials
 from services.accounts.failover import fault_of, with_failover
 from services.accounts.pools import Pool, Pools
-from services.config.account_setting import AccountSetting
 from services.accounts.vault import open_vault
 from services.background import BackgroundQueue
 from services.config import Settings
+from services.config.account_setting import AccountSetting
 from services.core.errors import (
     GatewayError,
     InvalidRequest,

@@ -15,8 +15,8 @@ import pytest
 
 from services.accounts.account_list import AccountsError, accounts_of
 from services.accounts.pools import Lease, Pool, Pools
-from services.config.account_setting import AccountSetting
 from services.config import Settings, load
+from services.config.account_setting import AccountSetting
 from services.config.kinds import Group
 from services.core.errors import NotFound, RateLimited, Unavailable
 from services.core.models import Secret

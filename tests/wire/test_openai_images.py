@@ -35,8 +35,10 @@ from services.core.models import Caller, Credential, Secret
 from services.core.requests import ChatRequest
 from services.gateway import Setting
 from services.providers.custom import Custom, Upstream
+from services.store import Store
 from services.wire.image_request import ImageRequest, as_chat, decode_image_request
 from services.wire.openai_images import Picture, failed, images_body, refused
+from tests.keys.support import Desk
 
 KEY = "sk-images-key-0123456789"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -95,7 +97,8 @@ def served(source: images.PictureSource, **fields: Any) -> Iterator[str]:
     settings = configured(**fields)
     app = Flask("images", static_folder=None)
     errors.register(app)
-    app.register_blueprint(images.blueprint(settings, source, Authenticator(settings), Shelf()))
+    auth = Authenticator(settings, Desk(Store(""), settings.auth.keys).gatekeeper)
+    app.register_blueprint(images.blueprint(settings, source, auth, Shelf()))
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
     def with_socket(environ: dict[str, Any], start: Callable[..., Any]) -> Any:

@@ -1,0 +1,220 @@
+"""One admitted request: what its key allows, and what is told when it is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from services.core.errors import GatewayError, PermissionDenied
+from services.core.events import Events, Image, Reasoning, Text, Usage, WireEvents
+from services.core.models import Credential
+from services.core.requests import ChatRequest
+from services.keys.ledger import NOBODY, Outcome, Turn
+from services.keys.records import KeyRecord
+
+if TYPE_CHECKING:
+    from services.keys.gatekeeper import Gatekeeper
+
+R = TypeVar("R")
+
+_CLIENT_GONE = 499
+_BYTES_PER_TOKEN = 4
+
+
+class Admission:
+    """Holds the request's place under the limits of its key until `done`, which comes by itself:
+    at the end of the events it watches, and at the end of a `with` whose answer nobody watches.
+
+    `record` is None for a caller who holds none of our keys. `headers` are for the answer.
+    """
+
+    __slots__ = (
+        "_gatekeeper", "_images", "_model", "_over", "_provider", "_started", "_usage", "_watched",
+        "alone", "digest", "headers", "lease", "record",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        gatekeeper: Gatekeeper,
+        record: KeyRecord | None = None,
+        digest: bytes = b"",
+        lease: str = "",
+        headers: Mapping[str, str] | None = None,
+        alone: bool = False,
+    ) -> None:
+        self.record = record
+        self.digest = digest
+        self.lease = lease
+        self.alone = alone
+        self.headers = headers or {}
+        self._gatekeeper = gatekeeper
+        self._started = time.monotonic()
+        self._model = ""
+        self._provider = ""
+        self._images = 0
+        self._usage: Usage | None = None
+        self._watched = False
+        self._over = False
+
+    @property
+    def profile(self) -> str:
+        """The output profile of the key, empty for the service's own."""
+        return self.record.profile if self.record is not None else ""
+
+    @property
+    def always_usage(self) -> bool:
+        """Whether a stream is to end with token counts though nobody asked."""
+        return self.record is not None and self.record.always_usage
+
+    def permit(self, model: str) -> None:
+        """Note the model asked for. Raises `PermissionDenied` if the key may not use it."""
+        if self.record is not None and not self.record.allows(model):
+            raise PermissionDenied(
+                "this key may not use this model", param="model", code="model_not_allowed"
+            )
+        self._model = model
+
+    def choose(self, provider: str) -> Credential | None:
+        """Note who serves the request; the key's own credential for that provider, if any.
+
+        Raises `Unavailable` if it cannot be decrypted.
+        """
+        self._provider = provider
+        if self.record is None or provider not in self.record.provider_keys:
+            return None
+        return self._gatekeeper.credential(self.record, provider)
+
+    def note(self, usage: Usage | None = None, images: int = 0) -> None:
+        """What an answer that is not watched has used."""
+        self._usage = usage
+        self._images = images
+
+    def watch(self, events: WireEvents, chat: ChatRequest) -> WireEvents:
+        """Pass the events of the answer on; their end, whatever it is, is the request's."""
+        self._watched = True
+        return self._watch(events, chat)
+
+    def _watch(self, events: WireEvents, chat: ChatRequest) -> WireEvents:
+        pieces = said = 0
+        first: float | None = None
+        outcome: Outcome = "error"
+        try:
+            for batch in events:
+                for event in batch:
+                    kind = type(event)
+                    if kind is Text or kind is Reasoning:
+                        pieces += 1
+                        said += len(event.text)  # type: ignore[union-attr]  # `kind` says so
+                    elif kind is Usage:
+                        self._usage = event  # type: ignore[assignment]  # the same
+                if first is None and batch:
+                    first = time.monotonic() - self._started
+                yield batch
+            outcome = "ok"
+        except GeneratorExit:
+            outcome = "cancelled"
+            raise
+        finally:
+            _close(events)
+            self._finish(outcome, first, chat, max(pieces, said // _BYTES_PER_TOKEN))
+
+    def _finish(self, outcome: Outcome, first: float | None, chat: ChatRequest, said: int) -> None:
+        if self._usage is None and (said or outcome == "cancelled"):
+            self._usage = _estimate(chat, said)
+        self.done(outcome, first)
+
+    def during(self, work: Generator[None, None, R]) -> Generator[None, None, R]:
+        """Do `work`; its end is the request's."""
+        self._watched = True
+        return self._during(work)
+
+    def _during(self, work: Generator[None, None, R]) -> Generator[None, None, R]:
+        outcome: Outcome = "error"
+        try:
+            result = yield from work
+            outcome = "ok"
+            return result
+        except GeneratorExit:
+            outcome = "cancelled"
+            raise
+        finally:
+            self.done(outcome)
+
+    def tap(self, events: Events) -> Events:
+        """Pass the events of one turn of several on, noting what they use."""
+        usage = Usage(0, 0, 0)
+        try:
+            for batch in events:
+                for event in batch:
+                    if isinstance(event, Image):
+                        self._images += 1
+                    elif isinstance(event, Usage):
+                        usage = event
+                yield batch
+        finally:
+            _close(events)
+            self._usage = _sum(self._usage, usage)
+
+    def done(self, outcome: Outcome, first_token: float | None = None) -> None:
+        """Give the place back and account for the request. Only the first call counts."""
+        if self._over:
+            return
+        self._over = True
+        used = self._usage or Usage(0, 0, 0)
+        self._gatekeeper.settle(self, used.prompt_tokens + used.completion_tokens)
+        if not self._model:  # it never came to a question
+            return
+        self._gatekeeper.account(
+            Turn(
+                key=self.record.id if self.record else NOBODY,
+                model=self._model,
+                provider=self._provider,
+                outcome=outcome,
+                prompt_tokens=used.prompt_tokens,
+                completion_tokens=used.completion_tokens,
+                images=self._images,
+                first_token=first_token,
+            )
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            gone = isinstance(error, GatewayError) and error.status == _CLIENT_GONE
+            self.done("cancelled" if gone else "error")
+        elif not self._watched:
+            self.done("ok")
+
+
+def _estimate(chat: ChatRequest, completion: int) -> Usage:
+    """Rough counts for an answer that was cut off before its own: nobody gets round a limit by
+    leaving early. Cheap, since a tokenizer's vocabulary is not loaded for it.
+    """
+    sent = sum(len(message.text.encode("utf-8", "replace")) for message in chat.messages)
+    prompt = -(-sent // _BYTES_PER_TOKEN)
+    return Usage(prompt, completion, prompt + completion, estimated=True)
+
+
+def _sum(first: Usage | None, second: Usage) -> Usage:
+    if first is None:
+        return second
+    return Usage(
+        first.prompt_tokens + second.prompt_tokens,
+        first.completion_tokens + second.completion_tokens,
+        first.total_tokens + second.total_tokens,
+    )
+
+
+def _close(events: object) -> None:
+    closing = getattr(events, "close", None)
+    if closing is not None:
+        closing()

@@ -1,0 +1,157 @@
+"""Lets requests in: which key, and whether its limits have room, in one look into the store."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import Callable
+
+from services.core.errors import Unauthorized, Unavailable
+from services.core.models import Credential, Secret
+from services.keys.admission import Admission
+from services.keys.book import KeyBook
+from services.keys.ledger import Ledger, Turn
+from services.keys.local_limiter import LocalLimiter
+from services.keys.records import PREFIX, KeyRecord, Vault, digest_of
+from services.keys.standing import Verdict, headers, too_many
+from services.keys.store_limiter import LEASE_SECONDS, StoreLimiter
+from services.keys.ticker import Ticker
+from services.store import Store, StoreAway
+
+
+class Gatekeeper:
+    """Admits requests. One per worker. `on_tick` is called every second, with our own work."""
+
+    def __init__(
+        self,
+        store: Store,
+        book: KeyBook,
+        ledger: Ledger,
+        vault: Vault,
+        *,
+        on_tick: Callable[[], None] = lambda: None,
+        lease_seconds: float = LEASE_SECONDS,
+        tick_seconds: float = 1.0,
+    ) -> None:
+        self.book = book
+        self.ticker = Ticker((ledger.flush, self._renew_leases, on_tick), tick_seconds)
+        self._ledger = ledger
+        self._vault = vault
+        self._limiter = StoreLimiter(store, lease_seconds)
+        self._alone = LocalLimiter()
+        self._process = secrets.token_hex(6)
+        self._numbers = itertools.count()
+        self._leases: dict[str, bytes] = {}
+        self._renew_every = lease_seconds / 3
+        self._renew_at = 0.0
+        self._open: dict[Admission, None] = {}
+
+    @property
+    def under_way(self) -> int:
+        """Requests of this process that are admitted and not over."""
+        return len(self._open)
+
+    def admit(self, presented: str) -> Admission:
+        """A place for a request that presents this credential, counted at once.
+
+        Raises `RateLimited`; `Unauthorized` for a key made here that is none (any more), since
+        such a one is for no upstream; `Unavailable` if the store is away and the key unknown.
+        """
+        self.ticker.start()
+        digest = digest_of(presented)
+        if not presented.startswith(PREFIX):
+            return self._let_in(Admission(self, self.book.find_in_settings(digest)))
+        known = self.book.recall(digest)
+        if known is not None and time.monotonic() < known.fresh_until:
+            if known.record is None:
+                raise _no_key()
+            if not known.record.limits.any:
+                return self._let_in(Admission(self, known.record, digest))
+        return self._let_in(self._count(digest))
+
+    def credential(self, record: KeyRecord, provider: str) -> Credential:
+        """The key's own credential for a provider. Raises `Unavailable`."""
+        try:
+            text = self._vault.decrypt(record.provider_keys[provider])
+        except ValueError as exc:
+            raise Unavailable(
+                f"this key's own credential for {provider} cannot be read: set it again"
+            ) from exc
+        return Credential(Secret(text))
+
+    def settle(self, admission: Admission, tokens: int) -> None:
+        """Give a place back and count its tokens: at once, so that the next request finds room
+        when this answer ends.
+        """
+        self._open.pop(admission, None)
+        if not admission.lease:
+            return
+        self._leases.pop(admission.lease, None)
+        record = admission.record
+        if record is None or not record.limits.after:
+            return
+        if admission.alone:
+            self._alone.settle(record, admission.lease, tokens)
+            return
+        try:
+            self._limiter.settle(admission.digest, admission.lease, tokens, record.limits)
+        except StoreAway:
+            return  # the lease lapses by itself
+
+    def account(self, turn: Turn) -> None:
+        """Note a turn that is over."""
+        self._ledger.add(turn)
+
+    def close(self) -> None:
+        """Write what is not written yet; for the end of a worker."""
+        self.ticker.close()
+
+    def _let_in(self, admission: Admission) -> Admission:
+        self._open[admission] = None
+        return admission
+
+    def _count(self, digest: bytes) -> Admission:
+        lease = f"{self._process}-{next(self._numbers)}"
+        try:
+            verdict = self._limiter.admit(digest, lease)
+        except StoreAway as exc:
+            return self._count_alone(digest, lease, exc)
+        self._alone.reset()
+        record = self.book.learn(digest, verdict.record if verdict else None)
+        if record is None or verdict is None:
+            raise _no_key()
+        admission = self._judge(record, digest, lease, verdict)
+        if record.limits.concurrent_streams is not None:
+            self._leases[lease] = digest
+        return admission
+
+    def _count_alone(self, digest: bytes, lease: str, away: StoreAway) -> Admission:
+        record = self.book.last_known(digest, away)
+        if record is None:
+            raise _no_key()
+        return self._judge(record, digest, lease, self._alone.admit(record, lease), alone=True)
+
+    def _judge(
+        self, record: KeyRecord, digest: bytes, lease: str, verdict: Verdict, alone: bool = False
+    ) -> Admission:
+        if verdict.refused:
+            raise too_many(verdict, record.limits)
+        if not record.limits.any:
+            return Admission(self, record, digest)
+        told = headers(record.limits, verdict.standing)
+        return Admission(self, record, digest, lease, told, alone)
+
+    def _renew_leases(self) -> None:
+        now = time.monotonic()
+        if not self._leases or now < self._renew_at:
+            return
+        try:
+            self._limiter.renew(dict(self._leases))
+        except StoreAway:
+            return
+        self._renew_at = now + self._renew_every
+
+
+def _no_key() -> Unauthorized:
+    return Unauthorized("incorrect API key provided")

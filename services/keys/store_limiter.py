@@ -1,0 +1,72 @@
+"""Limits counted in the store, so that they hold across workers and machines to the request.
+
+One script reads the record, checks everything and counts, in one round trip. Minutes are moving
+windows: never more than the limit in any 60 seconds. A refused request is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from redis.client import Redis
+from redis.commands.core import Script
+
+from services.keys.records import Limits
+from services.keys.standing import Standing, Verdict
+from services.store import Store
+
+LEASE_SECONDS = 60.0
+"""How long the place of a request lasts if its worker dies; renewed while that lives."""
+
+
+class StoreLimiter:
+    """Every method raises `StoreAway`."""
+
+    def __init__(self, store: Store, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._store = store
+        self._lease = int(lease_seconds * 1000)
+        self._admit = _script(store, "admit")
+        self._settle = _script(store, "settle")
+        self._renew = _script(store, "renew")
+
+    def admit(self, digest: bytes, lease: str) -> Verdict | None:
+        """Take a place under all limits of the key, as `lease`; None if there is no such key."""
+        names = [key_name(self._store, digest, part) for part in _PARTS]
+        answer: Any = self._store.run(lambda c: self._admit(names, (lease, self._lease), client=c))
+        if answer is None:
+            return None
+        record, refused, retry, *used = answer
+        counts, seconds = used[:4], [milliseconds / 1000 for milliseconds in used[4:]]
+        standing = Standing(*counts, *seconds)
+        return Verdict(record, refused.decode(), retry / 1000, standing)
+
+    def settle(self, digest: bytes, lease: str, tokens: int, limits: Limits) -> None:
+        """Give the place back and count the answer's tokens."""
+        names = [key_name(self._store, digest, part) for part in ("state", "tokens", "leases")]
+        flags = (int(limits.tokens_per_minute is not None), int(limits.tokens_per_day is not None))
+        self._store.run(lambda c: self._settle(names, (lease, tokens, *flags), client=c))
+
+    def renew(self, leases: Mapping[str, bytes]) -> None:
+        """Keep the places of requests that are still under way: their keys' digests by lease."""
+
+        def each(client: Redis) -> None:
+            for lease, digest in leases.items():
+                names = [key_name(self._store, digest, "leases")]
+                self._renew(names, (lease, self._lease), client=client)
+
+        self._store.run(each)
+
+
+_PARTS = ("record", "state", "requests", "tokens", "leases")
+
+
+def key_name(store: Store, digest: bytes, part: str) -> str:
+    """Where a part of what is known of a key lies; all parts in one slot of a cluster."""
+    return store.key("key", f"{{{digest.hex()}}}", part)
+
+
+def _script(store: Store, name: str) -> Script:
+    text = Path(__file__).with_name(f"{name}.lua").read_text(encoding="utf-8")
+    return store.client.register_script(text)

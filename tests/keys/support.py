@@ -1,0 +1,80 @@
+"""A gatekeeper and what stands around it, on a real store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken
+
+from services.config import GatewayKeySetting
+from services.core.events import Finish, Text, Usage, WireEvent
+from services.core.requests import ChatRequest, Message
+from services.keys import Gatekeeper, KeyBook, KeyRecord, Ledger, Limits, NewKey, Turn, UsageBook
+from services.keys.editor import KeyEditor
+from services.store import Store
+
+MODEL = "small"
+CHAT = ChatRequest(MODEL, (Message("user", "four bytes a token, so this is about ten"),))
+
+
+class FernetVault:
+    """What the real vault does, with one key of its own."""
+
+    def __init__(self) -> None:
+        self._fernet = Fernet(Fernet.generate_key())
+
+    def encrypt(self, text: str) -> str:
+        return self._fernet.encrypt(text.encode()).decode()
+
+    def decrypt(self, text: str) -> str:
+        try:
+            return self._fernet.decrypt(text.encode()).decode()
+        except InvalidToken as exc:
+            raise ValueError("not encrypted here") from exc
+
+
+def client(store: Store) -> Any:
+    """The store's client without its types, which are of two minds."""
+    return store.client
+
+
+class Desk:
+    """One worker's worth of parts."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings_keys: Sequence[GatewayKeySetting] = (),
+        listed: Collection[str] = (MODEL,),
+        vault: FernetVault | None = None,
+        **options: Any,
+    ) -> None:
+        self.store = store
+        self.vault = vault or FernetVault()
+        self.book = KeyBook(store, settings_keys)
+        self.editor = KeyEditor(store, self.book, self.vault)
+        self.usage = UsageBook(store)
+        self.turns: list[Turn] = []
+        self.ledger = Ledger(self.usage, listed, self.turns.extend)
+        self.gatekeeper = Gatekeeper(store, self.book, self.ledger, self.vault, **options)
+
+    def key(self, name: str = "bot", **limits: int) -> tuple[str, KeyRecord]:
+        """A new key with these limits."""
+        return self.editor.create(NewKey(name=name, limits=Limits(**limits)))
+
+
+def answer(tokens: int = 10) -> Iterator[list[WireEvent]]:
+    """An answer that says two pieces and its usage."""
+    yield [Text("one ")]
+    yield []
+    yield [Text("two"), Finish("stop")]
+    yield [Usage(tokens - 2, 2, tokens)]
+
+
+def away_from_midnight() -> None:
+    """Days of UTC begin and end: not within the next seconds."""
+    left = 86_400 - time.time() % 86_400
+    if left < 10:
+        time.sleep(left + 0.1)

@@ -1,0 +1,137 @@
+"""While the store is away: known keys go on, each process counts for itself, and nothing
+is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services import embedded_store
+from services.core.errors import RateLimited, Unavailable
+from services.keys import UsageQuery
+from services.keys.local_limiter import LocalLimiter
+from services.keys.records import PREFIX, KeyRecord, Limits
+from services.store import Store
+from tests.gateway import wait_for
+
+from .support import CHAT, Desk, answer
+
+
+class Outage:
+    """A store that can go away and come back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server = embedded_store.start(folder)
+        self.store = Store(self._server.url, timeout=0.5)
+
+    def begin(self) -> None:
+        self._server.stop()
+
+    def end(self) -> None:
+        self._server = embedded_store.start(self._folder)
+        wait_for(lambda: self.store.probe().state == "ok")
+
+    def close(self) -> None:
+        self.store.close()
+        self._server.stop()
+
+
+@pytest.fixture
+def outage(tmp_path: Path) -> Iterator[Outage]:
+    with contextlib.closing(Outage(tmp_path)) as outage:
+        yield outage
+
+
+def test_outage(outage: Outage) -> None:
+    desk, fresh = Desk(outage.store), Desk(outage.store)
+    free, _ = desk.key("free")
+    limited, _ = desk.key("limited", requests_per_minute=3, concurrent_streams=2)
+    for key in (free, limited):
+        desk.gatekeeper.admit(key).done("ok")
+    still_open = desk.gatekeeper.admit(limited)
+    outage.begin()
+
+    # known keys are served; limits begin anew in each process
+    for _ in range(5):
+        with desk.gatekeeper.admit(free) as admission:
+            admission.permit(CHAT.model)
+            list(admission.watch(answer(10), CHAT))
+    for _ in range(3):
+        desk.gatekeeper.admit(limited).done("ok")
+    with pytest.raises(RateLimited):
+        desk.gatekeeper.admit(limited)
+    still_open.done("ok")
+
+    # unknown ones are not called wrong: a relay would drop us for a 401
+    for key in (limited, PREFIX + "never-seen"):
+        with pytest.raises(Unavailable) as caught:
+            fresh.gatekeeper.admit(key)
+        assert caught.value.status == 503
+        with pytest.raises(Unavailable):
+            fresh.book.recognise(key)
+    with pytest.raises(Unavailable):
+        desk.editor.records()
+    desk.ledger.flush()
+    desk.ledger.flush()
+
+    outage.end()
+    desk.ledger.flush()
+    [row] = desk.usage.rows(UsageQuery(by=()))
+    assert (row.requests, row.prompt_tokens + row.completion_tokens) == (5, 50)
+    remaining = desk.gatekeeper.admit(limited).headers["x-ratelimit-remaining-requests"]
+    assert remaining == "0"  # the store's own count goes on where it stood
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = float(int(time.time() // 86_400) * 86_400 + 40_000)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestCountingAlone:
+    """The same rules as in the store."""
+
+    def limiter(self, **limits: int) -> tuple[LocalLimiter, KeyRecord, Clock]:
+        clock = Clock()
+        record = KeyRecord("key_1", "n", "h", 0.0, limits=Limits(**limits))
+        return LocalLimiter(clock), record, clock
+
+    def test_minute_is_a_moving_window(self) -> None:
+        limiter, record, clock = self.limiter(requests_per_minute=2)
+        assert limiter.admit(record, "a").refused == ""
+        clock.now += 40
+        assert limiter.admit(record, "b").refused == ""
+        verdict = limiter.admit(record, "c")
+        assert (verdict.refused, verdict.retry_after) == ("requests_per_minute", 20)
+        clock.now += 20
+        assert limiter.admit(record, "d").refused == ""
+        assert limiter.admit(record, "e").refused == "requests_per_minute"
+
+    def test_tokens_and_days(self) -> None:
+        limiter, record, clock = self.limiter(tokens_per_minute=10, tokens_per_day=25)
+        limiter.admit(record, "a")
+        limiter.settle(record, "a", 12)
+        assert limiter.admit(record, "b").refused == "tokens_per_minute"
+        clock.now += 60
+        verdict = limiter.admit(record, "c")
+        assert (verdict.refused, verdict.standing.day_tokens) == ("", 12)
+        limiter.settle(record, "c", 13)
+        assert limiter.admit(record, "d").refused == "tokens_per_day"
+        clock.now += 86_400
+        assert limiter.admit(record, "e").refused == ""
+
+    def test_places(self) -> None:
+        limiter, record, _ = self.limiter(concurrent_streams=1, requests_per_day=2)
+        limiter.admit(record, "a")
+        assert limiter.admit(record, "b").refused == "concurrent_streams"
+        limiter.settle(record, "a", 0)
+        assert limiter.admit(record, "b").refused == ""
+        assert limiter.admit(record, "c").refused == "requests_per_day"
