@@ -146,6 +146,9 @@ def report_hold(targets: dict[str, tuple[str, str]], streams: int) -> None:
     for name, (url, pids) in targets.items():
         result = load("hold", url, model, streams, "--ramp", "3", "--pids", pids)
         used = result.get("gw", {})
+        if not result["ttft_ms"]:
+            print(f"{name}: {result['ok']} of {streams} streams; {result['errors']}")
+            continue
         print(
             f"{name}: {result['ok']} of {streams} streams at 20 tokens/s; "
             f"gap p99 {result['gap_ms']['p99']} ms, first token p99 {result['ttft_ms']['p99']} ms, "

@@ -98,7 +98,7 @@ def test_upstreams_of_clients_that_left_are_closed_within_two_seconds(
         "the upstream connections' end",
     )
     assert len(aborted) == STREAMS // 2
-    assert max(e.aborted_at for e in aborted) - left_at < 2.5
+    assert max(e.aborted_at for e in aborted) - left_at < 2.0
     for client in staying:
         client.close()
     wait_for(lambda: not any(e.active for e in upstream.calls), 5, "no active exchange")
@@ -124,7 +124,7 @@ def test_silent_whole_answer_is_given_up_with_its_client(
     left_at = time.monotonic()
     client.close()
     wait_for(lambda: upstream.calls[-1].aborted_at, 5, "the upstream connection's end")
-    assert (upstream.calls[-1].aborted_at or 0) - left_at < 2.5
+    assert (upstream.calls[-1].aborted_at or 0) - left_at < 2.0
 
 
 def open_on_all_workers(

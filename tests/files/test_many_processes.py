@@ -12,7 +12,7 @@ from .support import make_app
 from .worker import SHORT_LIFE, is_whole, shared_cache
 
 PROCESSES = 8
-SECONDS = 3.0
+SECONDS = 30.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
