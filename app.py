@@ -31,11 +31,12 @@ from services.keys.listed import ListedModels
 from services.metrics import Metrics
 from services.providers.base import ProviderContext
 from services.providers.registry import Registry, provider_types
-from services.rate_gate import StoreRateGate
 from services.schedule import Schedule
 from services.store import Store
 
 MEGABYTE = 1024 * 1024
+REFRESHING = "backend_api"
+"""The provider whose tokens are renewed."""
 SWEEP_EVERY = 15.0
 """Seconds between two looks for files whose time has passed."""
 
@@ -57,7 +58,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     vault = open_vault(settings.server.folder, settings.store.secret_key)
     upstreams, background = make_transport(settings), BackgroundQueue()
-    credentials = Credentials.from_settings(settings, store, vault, upstreams, background, schedule)
+    credentials = Credentials.from_settings(
+        settings,
+        store,
+        vault,
+        upstreams,
+        background,
+        schedule,
+        on_exchange=lambda ok: metrics.refreshed(REFRESHING, ok),
+    )
     metrics = Metrics(
         lambda: (str(rule) for rule in app.url_map.iter_rules()),
         under_way=lambda: gatekeeper.under_way,
@@ -122,7 +131,7 @@ def make_gateway(
         upstreams,
         StoreCache(store),
         background,
-        StoreRateGate(store),
+        credentials.gate,
         credentials.gpts_token if settings.key_for_gpts_info else None,
     )
     fetcher = upstream_fetcher(settings)

@@ -94,7 +94,7 @@ class Gateway:
             target = Target(target.provider, route)
         if target.provider.takes_uploads:
             request = fill_in_uploads(request, self._uploads, setting.caller)
-        events = self._watched(target, request, setting.caller)
+        events = self._watched(target, request, setting)
         if not target.provider.makes_files:
             return events
         return adopt_files(
@@ -104,11 +104,13 @@ class Gateway:
             keep_upstream_urls=self._keep_upstream_urls,
         )
 
-    def _watched(self, target: Target, request: ChatRequest, caller: Caller) -> Events:
+    def _watched(self, target: Target, request: ChatRequest, setting: Setting) -> Events:
         """The provider's events; how it went is remembered for the health report."""
         name = target.provider.name
         try:
-            yield from self._credentials.stream(target.provider, request, target.route, caller)
+            yield from self._credentials.stream(
+                target.provider, request, target.route, setting.caller, setting.admission
+            )
         except UpstreamError as exc:
             self._failures[name] = Failure(exc.message, time.monotonic())
             self._on_failure(name, exc)

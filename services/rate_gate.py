@@ -1,16 +1,27 @@
-"""A limit of calls per minute that holds across workers: a queue with a deadline."""
+"""How many calls a minute an account may get, over all workers and machines.
+
+A minute is any 60 seconds. Who asks the store for other things as well can take the first place
+of a request along with them, in the same round trip, and leave it here for the call.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage, RedisStorage
-from limits.strategies import MovingWindowRateLimiter
-
+from services.core.models import CallLimit
+from services.scripts import Call, StoreScript, run_scripts
 from services.store import Store, StoreAway
 
-LONGEST_NAP = 1.0
+MINUTE = 60.0
+SHORTEST_WAIT = 0.05
+MOST_ACCOUNTS = 4096
+PAID_SECONDS = 5.0
+"""How long a place that was taken ahead of its call is kept for it."""
+
+_NOBODY = CallLimit("-", "-", 1)
+_PLACE = StoreScript.beside(__file__, "place.lua")
 
 
 class StoreRateGate:
@@ -18,39 +29,71 @@ class StoreRateGate:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._shared: MovingWindowRateLimiter | None = None
-        self._own = MovingWindowRateLimiter(MemoryStorage())
+        self._alone = LocalMinutes()
+        self._paid: dict[CallLimit, deque[float]] = {}
 
-    def wait(self, key: str, per_minute: int, patience: float) -> float | None:
-        """Take a place, waiting at most `patience` seconds; else the seconds until there is one."""
-        limit = RateLimitItemPerMinute(per_minute)
-        deadline = time.monotonic() + patience
-        while not self._hit(limit, key):
-            until_free = self._until_free(limit, key)
-            left = deadline - time.monotonic()
-            if until_free > left:
-                return until_free
-            time.sleep(min(until_free, LONGEST_NAP))
-        return None
-
-    def _hit(self, limit: RateLimitItemPerMinute, key: str) -> bool:
+    def take(self, limit: CallLimit) -> float | None:
+        """Take a place; else the seconds until there may be one."""
+        if self._use_paid(limit):
+            return None
         try:
-            return bool(self._store.run(lambda _: self._limiter().hit(limit, "calls", key)))
+            [wait] = run_scripts(self._store, [self.call(limit)])
         except StoreAway:
-            return bool(self._own.hit(limit, "calls", key))
+            return self._alone.take(limit)
+        return max(SHORTEST_WAIT, wait / 1000) if wait else None
 
-    def _until_free(self, limit: RateLimitItemPerMinute, key: str) -> float:
-        try:
-            stats = self._store.run(lambda _: self._limiter().get_window_stats(limit, "calls", key))
-        except StoreAway:
-            stats = self._own.get_window_stats(limit, "calls", key)
-        return max(0.05, float(stats.reset_time) - time.time())
+    def call(self, limit: CallLimit, refusal: str = "") -> Call:
+        """The script that takes a place, unless the key `refusal` is there; answers 0, or the
+        milliseconds until there is one.
+        """
+        names = [calls_key(self._store, limit), refusal or calls_key(self._store, _NOBODY)]
+        return Call(_PLACE, names, [limit.per_minute])
 
-    def _limiter(self) -> MovingWindowRateLimiter:
-        if self._shared is None:
-            # the pool says where the server is; the URL is only asked for its kind
-            storage = RedisStorage(
-                "redis://", connection_pool=self._store.pool, key_prefix=self._store.key("limits")
-            )
-            self._shared = MovingWindowRateLimiter(storage)
-        return self._shared
+    def pay(self, limit: CallLimit) -> None:
+        """A place has been taken for a call that comes now."""
+        self._paid.setdefault(limit, deque()).append(time.monotonic())
+
+    def _use_paid(self, limit: CallLimit) -> bool:
+        paid = self._paid.get(limit)
+        oldest = time.monotonic() - PAID_SECONDS
+        while paid:
+            try:
+                at = paid.popleft()
+            except IndexError:  # another thread took it
+                return False
+            if not paid:
+                self._paid.pop(limit, None)
+            if at > oldest:
+                return True
+        return False
+
+
+def calls_key(store: Store, limit: CallLimit) -> str:
+    """Where the calls are counted; with all of the provider's pool in one slot of a cluster."""
+    return store.key("pool", f"{{{limit.provider}}}", "calls", limit.account)
+
+
+class LocalMinutes:
+    """The same limits in this process alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: dict[CallLimit, deque[float]] = {}
+
+    def take(self, limit: CallLimit) -> float | None:
+        """Take a place; else the seconds until there is one."""
+        now = time.monotonic()
+        with self._lock:
+            if len(self._calls) > MOST_ACCOUNTS:
+                self._forget_idle(now)
+            calls = self._calls.setdefault(limit, deque())
+            while calls and calls[0] <= now - MINUTE:
+                calls.popleft()
+            if len(calls) >= limit.per_minute:
+                return max(SHORTEST_WAIT, calls[-limit.per_minute] + MINUTE - now)
+            calls.append(now)
+            return None
+
+    def _forget_idle(self, now: float) -> None:
+        busy = {limit: c for limit, c in self._calls.items() if c and c[-1] > now - MINUTE}
+        self._calls = busy

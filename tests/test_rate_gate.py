@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from services import embedded_store
+from services.core.models import CallLimit
 from services.embedded_store import EmbeddedStore
 from services.rate_gate import StoreRateGate
 from services.store import Store
@@ -20,13 +21,20 @@ from tests.gateway import ROOT
 
 LIMIT = 60
 PROCESSES = 4
+
+
+def limit(account: str, per_minute: int) -> CallLimit:
+    return CallLimit("up", account, per_minute)
+
+
 WORKER = """
 import json, sys
+from services.core.models import CallLimit
 from services.rate_gate import StoreRateGate
 from services.store import Store
 gate = StoreRateGate(Store(sys.argv[1]))
 sys.stdin.readline()
-print(json.dumps([gate.wait("shared", int(sys.argv[2]), 0.0) for _ in range(40)]))
+print(json.dumps([gate.take(CallLimit('up', 'shared', int(sys.argv[2]))) for _ in range(40)]))
 """
 
 
@@ -62,46 +70,56 @@ def test_four_processes_together_get_exactly_the_limit(server: EmbeddedStore) ->
 
 
 def test_keys_are_counted_apart(gate: StoreRateGate) -> None:
-    assert [gate.wait(key, 1, 0.0) for key in ("a", "b")] == [None, None]
-    assert gate.wait("a", 1, 0.0) is not None
+    assert [gate.take(limit(key, 1)) for key in ("a", "b")] == [None, None]
+    assert gate.take(limit("a", 1)) is not None
 
 
 def test_full_gate_tells_the_seconds_without_waiting_them(gate: StoreRateGate) -> None:
-    gate.wait("k", 1, 0.0)
+    gate.take(limit("k", 1))
     began = time.monotonic()
-    seconds = gate.wait("k", 1, 5.0)
+    seconds = gate.take(limit("k", 1))
     assert seconds is not None
     assert 50 < seconds <= 60
     assert time.monotonic() - began < 1
 
 
-def test_place_that_gets_free_in_time_is_waited_for(
-    gate: StoreRateGate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() - 59.3)
-    assert gate.wait("k", 1, 0.0) is None
-    monkeypatch.undo()
-    began = time.monotonic()
-    assert gate.wait("k", 1, 5.0) is None
-    assert 0.2 < time.monotonic() - began < 4
+def test_place_is_free_again_after_a_minute(gate: StoreRateGate, server: EmbeddedStore) -> None:
+    one = limit("k", 1)
+    assert gate.take(one) is None
+    with contextlib.closing(Store(server.url, namespace="any")) as store:
+        now = time.time()
+        [name] = store.run(lambda c: c.keys("test_place_is_free*:calls:k"))
+        store.run(lambda c: c.lset(name, 0, str(int((now - 59.7) * 1000))))
+    wait = gate.take(one)
+    assert wait is not None
+    assert 0 < wait <= 0.3
+    time.sleep(wait)
+    assert gate.take(one) is None
+
+
+def test_place_taken_ahead_is_the_next_calls(gate: StoreRateGate) -> None:
+    one = limit("k", 1)
+    assert gate.take(one) is None
+    gate.pay(one)
+    assert gate.take(one) is None
+    assert gate.take(one) is not None
 
 
 def test_each_process_counts_for_itself_while_the_store_is_away() -> None:
     first, second = StoreRateGate(Store("")), StoreRateGate(Store(""))
-    outcomes = [first.wait("k", 3, 0.0) for _ in range(5)]
+    outcomes = [first.take(limit("k", 3)) for _ in range(5)]
     assert outcomes[:3] == [None] * 3
     assert all(wait is not None and 0 < wait <= 60 for wait in outcomes[3:])
-    assert second.wait("k", 3, 0.0) is None
+    assert second.take(limit("k", 3)) is None
 
 
 def test_store_that_goes_away_is_not_waited_for(tmp_path: Path) -> None:
     running = embedded_store.start(tmp_path)
     with contextlib.closing(Store(running.url, timeout=0.5)) as store:
         gate = StoreRateGate(store)
-        assert gate.wait("k", 2, 0.0) is None
+        assert gate.take(limit("k", 2)) is None
         running.stop()
         began = time.monotonic()
-        outcomes = [gate.wait("k", 2, 0.0) for _ in range(4)]
+        outcomes = [gate.take(limit("k", 2)) for _ in range(4)]
         assert time.monotonic() - began < 2
     assert [outcome is None for outcome in outcomes] == [True, True, False, False]

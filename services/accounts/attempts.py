@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from services.accounts.failover import Batches, T, fault_of, neutral
 from services.accounts.failures import TokenFailure
 from services.accounts.pools import Lease, Pool
@@ -50,7 +52,7 @@ class GivenAttempt:
             if tokens is not None:
                 text, named = split_account(token.reveal())
                 token, account = Secret(text), account or named
-            self._given = Credential(token, account, credential.from_caller)
+            self._given = msgspec.structs.replace(credential, token=token, account=account)
             self._tokens = _Tokens(token, tokens)
 
     def credential(self) -> Credential:
@@ -81,26 +83,32 @@ class GivenAttempt:
         """Nothing to give back."""
 
     def _with(self, access: Secret) -> Credential:
-        return Credential(access, self._given.account, self._given.from_caller)
+        return msgspec.structs.replace(self._given, token=access)
 
 
 class PooledAttempt:
     """With an account of the operator's. What is noted after the answer waits for nobody."""
 
     def __init__(
-        self, pool: Pool, lease: Lease, tokens: TokenManager | None, background: Background
+        self,
+        pool: Pool,
+        lease: Lease,
+        tokens: TokenManager | None,
+        background: Background,
+        holder: str = "",
     ) -> None:
         self._pool = pool
         self._lease = lease
+        self._holder = holder
         self._tokens = _Tokens(lease.account.token, tokens)
         self._background = background
 
     def credential(self) -> Credential:
-        return Credential(self._tokens.access(), self._lease.account.workspace)
+        return self._with(self._tokens.access())
 
     def renewed(self) -> Credential | None:
         renewed = self._tokens.renewed()
-        return Credential(renewed, self._lease.account.workspace) if renewed is not None else None
+        return self._with(renewed) if renewed is not None else None
 
     def watch(self, batches: Batches[T]) -> Batches[T]:
         """A conversation that begins in this account goes on in it."""
@@ -133,6 +141,10 @@ class PooledAttempt:
     def close(self) -> None:
         if self._lease.account.concurrent:
             self._background.submit("pool-release", lambda: self._pool.release(self._lease))
+
+    def _with(self, access: Secret) -> Credential:
+        account = self._lease.account
+        return Credential(access, account.workspace, owner=account.id, holder=self._holder)
 
     def _note(self, error: GatewayError) -> None:
         kinds: dict[str, Fault] = {

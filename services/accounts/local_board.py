@@ -10,7 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 
 from services.accounts.account_list import Account
-from services.accounts.standings import FIRST_RUNG, LADDER, Choice, Standing, Strike, standing
+from services.accounts.standings import FIRST_RUNG, LADDER, Choice, Standing, Strike, Wish, standing
 
 MOST_CONVERSATIONS = 10_000
 
@@ -26,21 +26,20 @@ class LocalBoard:
         self._open: defaultdict[str, set[str]] = defaultdict(set)
         self._sticky: OrderedDict[str, str] = OrderedDict()
 
-    def choose(
-        self, accounts: Sequence[Account], lease: str, conversation: str, now: float
-    ) -> Choice:
+    def choose(self, wish: Wish) -> Choice:
+        """The free account that comes next, or the one the conversation had."""
         with self._lock:
-            free = [a for a in accounts if self._standing(a, now).state == "ready"]
+            free = [a for a in wish.accounts if self._standing(a, wish.now).state == "ready"]
             if not free:
                 return Choice("")
-            kept = self._sticky.get(conversation) if conversation else None
+            kept = self._sticky.get(wish.conversation) if wish.conversation else None
             chosen = min(free, key=lambda a: -1.0 if a.id == kept else self._pass(a))
             place = self._pass(chosen)
             self._floor = place
             self._passes[chosen.id] = place + 1 / chosen.weight
             if chosen.concurrent:
-                self._open[chosen.id].add(lease)
-            self._stick(conversation, chosen.id)
+                self._open[chosen.id].add(wish.lease)
+            self._stick(wish.conversation, chosen.id)
             known = self._known.get(chosen.id)
             return Choice(chosen.id, known.strikes if known else 0)
 

@@ -14,27 +14,34 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 
 from services.accounts.account_list import Account, accounts_of
+from services.accounts.entry import INSIDE, Entry, enter
 from services.accounts.local_board import LocalBoard
-from services.accounts.standings import Fault, Standing, State, Strike
+from services.accounts.standings import Fault, Standing, State, Strike, Wish
 from services.accounts.store_board import StoreBoard
 from services.config import Settings
 from services.core.errors import GatewayError, NotFound, RateLimited, Unavailable
+from services.core.models import CallLimit
 from services.store import Store, StoreAway
 
 log = logging.getLogger(__name__)
 
 SHORTEST_WAIT = 1.0
 LONGEST_WAIT = 86400.0
+NO_LIMITS: Mapping[str, CallLimit] = {}
 _LIMITED: frozenset[State] = frozenset({"cooling", "busy"})
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """An account for one request, from `began` on. `strikes` are the faults it had in a row."""
+    """An account for one request, from `began` on. `strikes` are the faults it had in a row.
+
+    `paid`: the limit under which the place of its first call is taken.
+    """
 
     id: str
     account: Account
     began: float
     strikes: int
+    paid: CallLimit | None = None
 
 
 class AccountView(msgspec.Struct, frozen=True):
@@ -74,6 +81,8 @@ class Pool:
     ) -> None:
         self._provider = provider
         self._accounts = {account.id: account for account in accounts}
+        self._store = store
+        self._limits: Mapping[str, CallLimit] | None = None
         self._shared = StoreBoard(store, provider)
         self._own = LocalBoard()
         self._clock = clock
@@ -82,25 +91,35 @@ class Pool:
     def __contains__(self, account_id: str) -> bool:
         return account_id in self._accounts
 
-    def lease(self, conversation: str = "", without: Collection[str] = ()) -> Lease:
-        """The account to use, none of `without`.
+    def limit_calls(self, limit_of: Callable[[Account], CallLimit | None]) -> None:
+        """Look for a place among the calls of an account's minute as well; asks `limit_of` once."""
+        if self._limits is None:
+            limits = ((account.id, limit_of(account)) for account in self._accounts.values())
+            self._limits = {name: limit for name, limit in limits if limit is not None}
 
-        Raises `RateLimited` or `Unavailable`, with the seconds until one is free again.
+    def lease(
+        self, conversation: str = "", without: Collection[str] = (), entry: Entry = INSIDE
+    ) -> Lease:
+        """The account to use, none of `without`, for a request that comes in by `entry`.
+
+        Raises `RateLimited` or `Unavailable`, with the seconds until one is free again, and what
+        the entry raises.
         """
         offered = [a for a in self._accounts.values() if a.id not in without]
         if not offered:
             raise self.exhausted()
-        now, lease = self._clock(), secrets.token_hex(8)
-        try:
-            choice = self._shared.choose(offered, lease, conversation, now)
-        except StoreAway:
-            choice = self._own.choose(offered, lease, conversation, now)
+        wish = Wish(
+            offered, secrets.token_hex(8), conversation, self._clock(), self._limits or NO_LIMITS
+        )
+        answers = enter(self._store, entry, [self._shared.choosing(wish, entry.refusal)])
+        choice = self._own.choose(wish) if answers is None else self._shared.chosen(answers[0])
         if not choice.id:
             raise self.exhausted()
         account = self._accounts[choice.id]
         if account.concurrent:
-            self._open[lease] = account.id
-        return Lease(lease, account, now, choice.strikes)
+            self._open[wish.lease] = account.id
+        paid = wish.limits[account.id] if choice.paid else None
+        return Lease(wish.lease, account, wish.now, choice.strikes, paid)
 
     def strike(self, lease: Lease, fault: Fault, wait: float | None = None) -> None:
         """Let the account rest; `wait` is the upstream's own word for how many seconds."""

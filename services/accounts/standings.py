@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
 from services.accounts.account_list import Account
+from services.core.models import CallLimit
 
 Fault = Literal["cooling", "expired", "banned"]
 """A limit or something unclear; a token that the upstream does not take; an account it refuses."""
@@ -33,10 +34,27 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """The account to use; `id` is empty where none is free. `strikes` are those it had."""
+    """The account to use; `id` is empty where none is free. `strikes` are those it had.
+
+    `paid`: the first place among the calls of its minute is taken.
+    """
 
     id: str
     strikes: int = 0
+    paid: bool = False
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """One of `accounts` for a request that `lease` names, the one that has `conversation` if it
+    can be. `limits` are how many calls each may get, by account; all or none. `now` is epoch
+    seconds.
+    """
+
+    accounts: Sequence[Account]
+    lease: str
+    conversation: str
+    now: float
+    limits: Mapping[str, CallLimit] = {}
 
 
 class Strike(msgspec.Struct, frozen=True):
@@ -51,11 +69,7 @@ class Strike(msgspec.Struct, frozen=True):
 
 
 class Board(Protocol):
-    """Keeps the standings of one pool. `now` is epoch seconds, `lease` names a request."""
-
-    def choose(
-        self, accounts: Sequence[Account], lease: str, conversation: str, now: float
-    ) -> Choice: ...
+    """Keeps the standings of one pool, and chooses. `now` is epoch seconds, `lease` a request."""
 
     def strike(self, strike: Strike, now: float) -> None: ...
 

@@ -11,9 +11,23 @@ from redis.client import Pipeline
 from redis.commands.core import Script
 
 from services.accounts.account_list import Account
-from services.accounts.standings import FIRST_RUNG, LADDER, Choice, Standing, Strike, standing
+from services.accounts.standings import (
+    FIRST_RUNG,
+    LADDER,
+    Choice,
+    Standing,
+    Strike,
+    Wish,
+    standing,
+)
 from services.accounts.vault import hashed
+from services.core.models import CallLimit
+from services.rate_gate import calls_key
+from services.scripts import Call, StoreScript
 from services.store import Store
+
+_LEASE = StoreScript.beside(__file__, "lease.lua")
+_UNLIMITED = CallLimit("-", "-", 1)
 
 LEASE_SECONDS = 90.0
 """How long an open answer counts if its worker dies; extended while that lives."""
@@ -26,21 +40,29 @@ class StoreBoard:
     def __init__(self, store: Store, pool: str) -> None:
         self._store = store
         self._pool = pool
-        self._lease = _script(store, "lease")
         self._strike = _script(store, "strike")
 
-    def choose(
-        self, accounts: Sequence[Account], lease: str, conversation: str, now: float
-    ) -> Choice:
-        """The free account that comes next, or the one this conversation had; one round trip."""
-        names = [self._name("states"), self._name("passes"), self._sticky(conversation)]
-        names += [self._name("open", account.id) for account in accounts]
-        arguments: list[str | float] = [now, lease, LEASE_SECONDS]
-        arguments.append(STICKY_SECONDS if conversation else 0)
-        for account in accounts:
+    def choosing(self, wish: Wish, refusal: str = "") -> Call:
+        """The script that chooses the free account that comes next, or the one this conversation
+        had, unless the key `refusal` is there; `chosen` reads its answer.
+        """
+        names = [self._name("states"), self._name("passes"), self._sticky(wish.conversation)]
+        names.append(refusal or self._name("refused", "-"))
+        for account in wish.accounts:
+            limit = wish.limits.get(account.id, _UNLIMITED)
+            names += [self._name("open", account.id), calls_key(self._store, limit)]
+        arguments: list[str | float] = [wish.now, wish.lease, LEASE_SECONDS]
+        arguments.append(STICKY_SECONDS if wish.conversation else 0)
+        arguments.append(next((limit.per_minute for limit in wish.limits.values()), 0))
+        for account in wish.accounts:
             arguments += [account.id, account.weight, account.concurrent]
-        answer: Any = self._store.run(lambda c: self._lease(names, arguments, client=c))
-        return Choice(answer[0].decode(), int(answer[1]))
+        return Call(_LEASE, names, arguments)
+
+    @staticmethod
+    def chosen(answer: Any) -> Choice:
+        """What the script of `choosing` answered."""
+        name, strikes, paid = answer
+        return Choice(name.decode(), int(strikes), bool(paid))
 
     def strike(self, strike: Strike, now: float) -> None:
         """Let an account rest for its fault."""

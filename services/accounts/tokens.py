@@ -49,12 +49,14 @@ class TokenManager:
         memory_seconds: float = MEMORY_SECONDS,
         lock_seconds: float = LOCK_SECONDS,
         patience: float = PATIENCE,
+        on_exchange: Callable[[bool], None] = lambda ok: None,
     ) -> None:
         self._shelf = shelf
         self._refresher = refresher
         self._clock = clock
         self._lock_seconds = lock_seconds
         self._patience = patience
+        self._on_exchange = on_exchange
         self._memory = TokenMemory(memory_seconds)
         self._turns = Turns()
 
@@ -210,7 +212,10 @@ class TokenManager:
             granted = self._refresher.exchange(newest)
         except TokenFailure as failure:
             log.warning("token exchange failed token=%s reason=%s", newest, failure.reason)
+            if failure.reason != "unconfigured":
+                self._on_exchange(False)
             raise
+        self._on_exchange(True)
         now = self._clock()
         record = record_of(granted, newest, now, before if forced is None else forced)
         log.info("token exchanged token=%s rotated=%s", newest, granted.refresh is not None)

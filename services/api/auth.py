@@ -48,7 +48,7 @@ class Authenticator:
     def _decide(self, presented: str, record: KeyRecord | None, headers: Headers) -> Caller:
         if record is not None:
             own = _readable(_without_scheme(headers.get("X-Upstream-Authorization", "")))
-            return Caller(record.name, _credential(own) if own else None)
+            return Caller(record.name, _credential(own) if own else None, record.id)
         if self._passthrough and not presented.startswith(PREFIX):
             return Caller(None, _credential(presented) if presented else None)
         if not presented:

@@ -47,20 +47,33 @@ class Credential(msgspec.Struct, frozen=True):
     """What a provider sends upstream. `from_caller`: the caller's own, so its refusal is the
     caller's business.
 
-    `account` names a workspace of the upstream, where it has such a thing.
+    `account` names a workspace of the upstream, where it has such a thing. `owner` is our own name
+    for the upstream account, where it has one that outlives its tokens; `holder` is the gateway
+    key that asks with it, where several may.
     """
 
     token: Secret | None = None
     account: str | None = None
     from_caller: bool = False
+    owner: str = ""
+    holder: str = ""
+
+
+class CallLimit(msgspec.Struct, frozen=True):
+    """How many calls a minute an upstream account may get; `account` is our name for it."""
+
+    provider: str
+    account: str
+    per_minute: int
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who asks: a holder of one of our keys (`key_name`), or someone who brings an upstream
-    credential.
+    """Who asks: a holder of one of our keys, or someone who brings an upstream credential.
 
-    `credential` is what the caller brought for the upstream, if anything.
+    `key_id` stays with the key; its `key_name` may be another key's later. `credential` is what the
+    caller brought for the upstream, if anything.
     """
 
     key_name: str | None = None
     credential: Credential | None = None
+    key_id: str = ""

@@ -162,7 +162,7 @@ def owner_of(caller: Caller) -> str:
     Raise Unauthorized for a caller without either.
     """
     if caller.key_name is not None:
-        return _hashed("key", caller.key_name)
+        return _hashed("key", caller.key_id or caller.key_name)
     if caller.credential is not None and caller.credential.token is not None:
         return _hashed("credential", caller.credential.token.reveal())
     raise Unauthorized("files belong to a key: send one as Authorization: Bearer KEY")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from services.core.errors import GatewayError, PermissionDenied
 from services.core.events import Events, Image, Reasoning, Text, Usage, WireEvents
@@ -13,6 +13,8 @@ from services.core.models import Credential
 from services.core.requests import ChatRequest
 from services.keys.ledger import NOBODY, Outcome, Turn
 from services.keys.records import KeyRecord
+from services.scripts import Call
+from services.store import StoreAway
 
 if TYPE_CHECKING:
     from services.keys.gatekeeper import Gatekeeper
@@ -27,12 +29,13 @@ class Admission:
     """Holds the request's place under the limits of its key until `done`, which comes by itself:
     at the end of the events it watches, and at the end of a `with` whose answer nobody watches.
 
-    `record` is None for a caller who holds none of our keys. `headers` are for the answer.
+    `record` is None for a caller who holds none of our keys. `headers` are for the answer. It is an
+    `Entry`: one whose key is not `counted` yet asks the store on the way upstream.
     """
 
     __slots__ = (
         "_gatekeeper", "_images", "_model", "_over", "_provider", "_started", "_usage", "_watched",
-        "alone", "digest", "headers", "lease", "record",
+        "alone", "counted", "digest", "headers", "lease", "record",
     )  # fmt: skip
 
     def __init__(
@@ -41,14 +44,15 @@ class Admission:
         record: KeyRecord | None = None,
         digest: bytes = b"",
         lease: str = "",
-        headers: Mapping[str, str] | None = None,
-        alone: bool = False,
+        *,
+        counted: bool = True,
     ) -> None:
         self.record = record
         self.digest = digest
         self.lease = lease
-        self.alone = alone
-        self.headers = headers or {}
+        self.counted = counted
+        self.alone = False
+        self.headers: Mapping[str, str] = {}
         self._gatekeeper = gatekeeper
         self._started = time.monotonic()
         self._model = ""
@@ -75,6 +79,35 @@ class Admission:
                 "this key may not use this model", param="model", code="model_not_allowed"
             )
         self._model = model
+
+    @property
+    def refusal(self) -> str:
+        """The key that tells later scripts of the same round trip that this request is refused."""
+        return "" if self.counted else self._gatekeeper.refusal(self)
+
+    def calls(self) -> Sequence[Call]:
+        """What to ask the store before the request goes upstream, if anything."""
+        return () if self.counted else (self._gatekeeper.admitting(self),)
+
+    def answered(self, answers: Sequence[Any]) -> None:
+        """Raises as `Gatekeeper.admit`, and `PermissionDenied` if the key has lost the model."""
+        if not self.counted:
+            [answer] = answers
+            self._enter(lambda: self._gatekeeper.judge(self, answer))
+
+    def unanswered(self, away: StoreAway) -> None:
+        """Raises as `answered`."""
+        if not self.counted:
+            self._enter(lambda: self._gatekeeper.judge_alone(self, away))
+
+    def _enter(self, judge: Callable[[], None]) -> None:
+        """A request that is refused is none: it counts under no limit and in no usage."""
+        try:
+            judge()
+            self.permit(self._model)
+        except GatewayError:
+            self._model = ""
+            raise
 
     def choose(self, provider: str) -> Credential | None:
         """Note who serves the request; the key's own credential for that provider, if any.

@@ -1,12 +1,14 @@
 -- Read a key's record, check all its limits, and count the request only if every one has room.
 -- KEYS: record (hash), state (hash), times of requests (list), "time:tokens" of answers (list),
---       leases (sorted set by expiry); all with one hash tag
+--       leases (sorted set by expiry), refusal (string, set for a moment if the request is not let
+--       in, for the scripts that follow in the same round trip); all with one hash tag
 -- ARGV: the request's lease, its length in ms
 -- Answers nil for no such key, else {record, refused, retry_ms, then seven numbers: see below}.
 -- The server's clock counts, so that machines need not agree on the time.
 local fields = redis.call('HMGET', KEYS[1], 'record', 'revoked', 'requests_per_minute',
   'tokens_per_minute', 'requests_per_day', 'tokens_per_day', 'concurrent_streams')
 local record, revoked = fields[1], fields[2]
+if not record or revoked then redis.call('SET', KEYS[6], 1, 'PX', 2000) end
 if not record then return false end
 if revoked then return {record, '', 0, 0, 0, 0, 0, 0, 0, 0} end
 local minute_limit, minute_tokens_limit = tonumber(fields[3]), tonumber(fields[4])
@@ -105,5 +107,6 @@ else
     redis.call('PEXPIRE', KEYS[5], ARGV[2])
   end
 end
+if refused ~= '' then redis.call('SET', KEYS[6], 1, 'PX', 2000) end
 return {record, refused, retry, minute_requests, day_requests, minute_tokens, day_tokens,
   requests_reset, tokens_reset, day_left}

@@ -6,6 +6,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable
+from typing import Any
 
 from services.core.errors import Unauthorized, Unavailable
 from services.core.models import Credential, Secret
@@ -17,6 +18,7 @@ from services.keys.records import PREFIX, KeyRecord, Vault, digest_of
 from services.keys.standing import Verdict, headers, too_many
 from services.keys.store_limiter import LEASE_SECONDS, StoreLimiter
 from services.keys.ticker import Ticker
+from services.scripts import Call, run_scripts
 from services.store import Store, StoreAway
 
 
@@ -38,6 +40,7 @@ class Gatekeeper:
         self.ticker = Ticker((ledger.flush, self._renew_leases, on_tick), tick_seconds)
         self._ledger = ledger
         self._vault = vault
+        self._store = store
         self._limiter = StoreLimiter(store, lease_seconds)
         self._alone = LocalLimiter()
         self._process = secrets.token_hex(6)
@@ -53,7 +56,9 @@ class Gatekeeper:
         return len(self._open)
 
     def admit(self, presented: str) -> Admission:
-        """A place for a request that presents this credential, counted at once.
+        """A place for a request that presents this credential. A key that is known here is
+        counted when the request goes upstream, together with what else the store is asked then;
+        any other at once.
 
         Raises `RateLimited`; `Unauthorized` for a key made here that is none (any more), since
         such a one is for no upstream; `Unavailable` if the store is away and the key unknown.
@@ -63,12 +68,39 @@ class Gatekeeper:
         if not presented.startswith(PREFIX):
             return self._let_in(Admission(self, self.book.find_in_settings(digest)))
         known = self.book.recall(digest)
-        if known is not None and time.monotonic() < known.fresh_until:
-            if known.record is None:
-                raise _no_key()
-            if not known.record.limits.any:
-                return self._let_in(Admission(self, known.record, digest))
-        return self._let_in(self._count(digest))
+        now = time.monotonic()
+        fresh = known is not None and now < known.fresh_until
+        if known is not None and fresh and known.record is None:
+            raise _no_key()
+        if known is None or known.record is None or now > known.known_until:
+            return self._let_in(self._count(digest))
+        if fresh and not known.record.limits.any:
+            return self._let_in(Admission(self, known.record, digest))
+        return self._let_in(Admission(self, known.record, digest, self._new_lease(), counted=False))
+
+    def admitting(self, admission: Admission) -> Call:
+        """The question whether a request that is not counted yet has its place."""
+        return self._limiter.admitting(admission.digest, admission.lease)
+
+    def refusal(self, admission: Admission) -> str:
+        """Where the store notes for a moment that it has none."""
+        return self._limiter.refusal(admission.digest, admission.lease)
+
+    def judge(self, admission: Admission, answer: Any) -> None:
+        """What the store answered. Raises as `admit`."""
+        verdict = self._limiter.verdict(answer)
+        self._alone.reset()
+        record = self.book.learn(admission.digest, verdict.record if verdict else None)
+        if record is None or verdict is None:
+            raise _no_key()
+        self._apply(admission, record, verdict)
+
+    def judge_alone(self, admission: Admission, away: StoreAway) -> None:
+        """The store is away: this process decides. Raises as `admit`."""
+        record = self.book.last_known(admission.digest, away)
+        if record is None:
+            raise _no_key()
+        self._apply(admission, record, self._alone.admit(record, admission.lease), alone=True)
 
     def credential(self, record: KeyRecord, provider: str) -> Credential:
         """The key's own credential for a provider. Raises `Unavailable`."""
@@ -85,7 +117,7 @@ class Gatekeeper:
         when this answer ends.
         """
         self._open.pop(admission, None)
-        if not admission.lease:
+        if not admission.lease or not admission.counted:
             return
         self._leases.pop(admission.lease, None)
         record = admission.record
@@ -111,36 +143,31 @@ class Gatekeeper:
         self._open[admission] = None
         return admission
 
+    def _new_lease(self) -> str:
+        return f"{self._process}-{next(self._numbers)}"
+
     def _count(self, digest: bytes) -> Admission:
-        lease = f"{self._process}-{next(self._numbers)}"
+        admission = Admission(self, None, digest, self._new_lease(), counted=False)
         try:
-            verdict = self._limiter.admit(digest, lease)
+            [answer] = run_scripts(self._store, [self.admitting(admission)])
         except StoreAway as exc:
-            return self._count_alone(digest, lease, exc)
-        self._alone.reset()
-        record = self.book.learn(digest, verdict.record if verdict else None)
-        if record is None or verdict is None:
-            raise _no_key()
-        admission = self._judge(record, digest, lease, verdict)
-        if record.limits.concurrent_streams is not None:
-            self._leases[lease] = digest
+            self.judge_alone(admission, exc)
+        else:
+            self.judge(admission, answer)
         return admission
 
-    def _count_alone(self, digest: bytes, lease: str, away: StoreAway) -> Admission:
-        record = self.book.last_known(digest, away)
-        if record is None:
-            raise _no_key()
-        return self._judge(record, digest, lease, self._alone.admit(record, lease), alone=True)
-
-    def _judge(
-        self, record: KeyRecord, digest: bytes, lease: str, verdict: Verdict, alone: bool = False
-    ) -> Admission:
+    def _apply(
+        self, admission: Admission, record: KeyRecord, verdict: Verdict, alone: bool = False
+    ) -> None:
         if verdict.refused:
             raise too_many(verdict, record.limits)
+        admission.record, admission.counted, admission.alone = record, True, alone
         if not record.limits.any:
-            return Admission(self, record, digest)
-        told = headers(record.limits, verdict.standing)
-        return Admission(self, record, digest, lease, told, alone)
+            admission.lease = ""
+            return
+        admission.headers = headers(record.limits, verdict.standing)
+        if record.limits.concurrent_streams is not None and not alone:
+            self._leases[admission.lease] = admission.digest
 
     def _renew_leases(self) -> None:
         now = time.monotonic()

@@ -15,6 +15,7 @@ from redis.commands.core import Script
 
 from services.keys.records import Limits
 from services.keys.standing import Standing, Verdict
+from services.scripts import Call, StoreScript
 from services.store import Store
 
 LEASE_SECONDS = 60.0
@@ -27,14 +28,23 @@ class StoreLimiter:
     def __init__(self, store: Store, lease_seconds: float = LEASE_SECONDS) -> None:
         self._store = store
         self._lease = int(lease_seconds * 1000)
-        self._admit = _script(store, "admit")
         self._settle = _script(store, "settle")
         self._renew = _script(store, "renew")
 
-    def admit(self, digest: bytes, lease: str) -> Verdict | None:
-        """Take a place under all limits of the key, as `lease`; None if there is no such key."""
+    def admitting(self, digest: bytes, lease: str) -> Call:
+        """The script that takes a place under all limits of the key, as `lease`; `verdict` reads
+        its answer. It leaves a key at `refusal` for a moment if the request is not let in.
+        """
         names = [key_name(self._store, digest, part) for part in _PARTS]
-        answer: Any = self._store.run(lambda c: self._admit(names, (lease, self._lease), client=c))
+        return Call(_ADMIT, [*names, self.refusal(digest, lease)], [lease, self._lease])
+
+    def refusal(self, digest: bytes, lease: str) -> str:
+        """Where it is noted for a moment that a request is refused."""
+        return key_name(self._store, digest, f"refused:{lease}")
+
+    @staticmethod
+    def verdict(answer: Any) -> Verdict | None:
+        """What the script of `admitting` answered; None if there is no such key."""
         if answer is None:
             return None
         record, refused, retry, *used = answer
@@ -59,6 +69,7 @@ class StoreLimiter:
         self._store.run(each)
 
 
+_ADMIT = StoreScript.beside(__file__, "admit.lua")
 _PARTS = ("record", "state", "requests", "tokens", "leases")
 
 

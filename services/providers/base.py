@@ -16,7 +16,7 @@ import msgspec
 from services.config import Settings
 from services.core.errors import GatewayError, UpstreamError
 from services.core.events import SILENCE, Event, Events
-from services.core.models import Credential, ModelCard, Secret
+from services.core.models import CallLimit, Credential, ModelCard, Secret
 from services.core.requests import ChatRequest
 from services.transport import Exchange, Transport
 
@@ -44,8 +44,8 @@ class Background(Protocol):
 class RateGate(Protocol):
     """A limit that holds across workers and machines."""
 
-    def wait(self, key: str, per_minute: int, patience: float) -> float | None:
-        """Take a place, waiting at most `patience` seconds; else the seconds until there is one."""
+    def take(self, limit: CallLimit) -> float | None:
+        """Take a place for a call; else the seconds until there may be one."""
         ...
 
 
@@ -97,6 +97,13 @@ class Provider(ABC):
 
     def catch_all(self, model: str) -> Route | None:
         """Where a name leads that no provider knows, if this provider takes such names."""
+        return None
+
+    def call_limit(self, credential: Credential) -> CallLimit | None:
+        """How many calls a minute the upstream account of `credential` may get, if that is limited.
+
+        Of a credential with an `owner` nothing else is looked at.
+        """
         return None
 
     @abstractmethod

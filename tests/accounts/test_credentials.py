@@ -111,7 +111,7 @@ def make(store: Store, tmp_path: Path, endpoint: BackendApi, clock: Clock) -> Ma
         tokens_of_all = manager(store, tmp_path, official(endpoint.url))
         background = BackgroundQueue()
         pools = Pools({"web": pool} if tokens else {})
-        return Credentials(pools, tokens_of_all, background, **options)
+        return Credentials(pools, tokens_of_all, background, store, **options)
 
     return credentials
 
@@ -396,7 +396,7 @@ class TestPool:
         after = commands()
         ours = {name: after[name] - before.get(name, 0) for name in after}
         sent = {name for name, count in ours.items() if count}
-        inside_the_script = {"cmdstat_hmget", "cmdstat_hset"}
+        inside_the_script = {"cmdstat_" + name for name in ("exists", "time", "hmget", "hset")}
         assert sent <= {"cmdstat_evalsha", *inside_the_script}
         assert ours["cmdstat_evalsha"] == 5
 

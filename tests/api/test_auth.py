@@ -60,7 +60,7 @@ def test_gateway_key_is_known_by_the_same_name_however_it_comes(
 ) -> None:
     assert callable(headers)
     auth = authenticator(passthrough=passthrough)
-    assert decide(auth, **headers(key)) == Caller(name)
+    assert decide(auth, **headers(key)) == Caller(name, key_id=f"settings:{name}")
 
 
 @pytest.mark.parametrize("headers", PRESENTED, ids=HOW)
@@ -117,7 +117,7 @@ def test_holder_of_a_key_may_bring_an_upstream_credential(
 ) -> None:
     headers = {"Authorization": f"Bearer {NAMED}", "X-Upstream-Authorization": value}
     assert decide(authenticator(passthrough=passthrough), **headers) == Caller(
-        "the shop", credential
+        "the shop", credential, "settings:the shop"
     )
 
 

@@ -8,10 +8,22 @@ from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from services.accounts.entry import enter
 from services.config import GatewayKeySetting
+from services.core.errors import GatewayError
 from services.core.events import Finish, Text, Usage, WireEvent
 from services.core.requests import ChatRequest, Message
-from services.keys import Gatekeeper, KeyBook, KeyRecord, Ledger, Limits, NewKey, Turn, UsageBook
+from services.keys import (
+    Admission,
+    Gatekeeper,
+    KeyBook,
+    KeyRecord,
+    Ledger,
+    Limits,
+    NewKey,
+    Turn,
+    UsageBook,
+)
 from services.keys.editor import KeyEditor
 from services.store import Store
 
@@ -59,6 +71,16 @@ class Desk:
         self.turns: list[Turn] = []
         self.ledger = Ledger(self.usage, listed, self.turns.extend)
         self.gatekeeper = Gatekeeper(store, self.book, self.ledger, self.vault, **options)
+
+    def admit(self, presented: str) -> Admission:
+        """A request that goes upstream at once."""
+        admission = self.gatekeeper.admit(presented)
+        try:
+            enter(self.store, admission)
+        except GatewayError:
+            admission.done("error")
+            raise
+        return admission
 
     def key(self, name: str = "bot", **limits: int) -> tuple[str, KeyRecord]:
         """A new key with these limits."""

@@ -49,7 +49,7 @@ def last_turn(desk: Desk) -> Turn:
 
 
 def begin(desk: Desk, key: str, events: Source) -> Iterator[list[WireEvent]]:
-    with desk.gatekeeper.admit(key) as admission:
+    with desk.admit(key) as admission:
         admission.permit(CHAT.model)
         admission.choose("custom")
         return admission.watch(events, CHAT)
@@ -80,7 +80,7 @@ def test_client_that_leaves_is_counted_as_cancelled_with_its_tokens(desk: Desk) 
     assert turn.outcome == "cancelled"
     assert (turn.prompt_tokens, turn.completion_tokens) == (10, 1)
     with pytest.raises(RateLimited):
-        desk.gatekeeper.admit(key)
+        desk.admit(key)
 
 
 def test_forgotten_stream_ends_as_well(desk: Desk) -> None:
@@ -89,7 +89,7 @@ def test_forgotten_stream_ends_as_well(desk: Desk) -> None:
     next(events)
     del events
     assert last_turn(desk).outcome == "cancelled"
-    desk.gatekeeper.admit(key).done("ok")
+    desk.admit(key).done("ok")
 
 
 def test_cut_answer_is_an_error_that_counts_what_was_said(desk: Desk) -> None:
@@ -111,7 +111,7 @@ def test_answer_that_never_began_costs_no_tokens(desk: Desk) -> None:
 def test_request_that_came_to_no_question_is_none(desk: Desk) -> None:
     key, _ = desk.key(concurrent_streams=1)
     for _ in range(2):
-        with pytest.raises(ValueError, match="bad body"), desk.gatekeeper.admit(key):
+        with pytest.raises(ValueError, match="bad body"), desk.admit(key):
             raise ValueError("bad body")
     desk.ledger.flush()
     assert desk.turns == []
@@ -129,11 +129,11 @@ def draw(admission: Admission, turns: int) -> Generator[None, None, bytes]:
 
 def test_work_of_several_turns_is_one_request(desk: Desk) -> None:
     key, _ = desk.key(concurrent_streams=1)
-    with desk.gatekeeper.admit(key) as admission:
+    with desk.admit(key) as admission:
         admission.permit("small")
         work = admission.during(draw(admission, 2))
     with pytest.raises(RateLimited):
-        desk.gatekeeper.admit(key)
+        desk.admit(key)
     with pytest.raises(StopIteration) as end:
         while True:
             next(work)
@@ -145,12 +145,12 @@ def test_work_of_several_turns_is_one_request(desk: Desk) -> None:
         6,
         8,
     )
-    desk.gatekeeper.admit(key).done("ok")
+    desk.admit(key).done("ok")
 
 
 def test_work_that_is_given_up_is_cancelled(desk: Desk) -> None:
     key, _ = desk.key()
-    with desk.gatekeeper.admit(key) as admission:
+    with desk.admit(key) as admission:
         admission.permit("small")
         work = admission.during(draw(admission, 2))
     next(work)
@@ -160,7 +160,7 @@ def test_work_that_is_given_up_is_cancelled(desk: Desk) -> None:
 
 def test_pictures_are_noted(desk: Desk) -> None:
     key, _ = desk.key()
-    with desk.gatekeeper.admit(key) as admission:
+    with desk.admit(key) as admission:
         admission.permit("small")
         admission.choose("custom")
         admission.note(Usage(3, 0, 3), images=2)
@@ -171,7 +171,7 @@ def test_pictures_are_noted(desk: Desk) -> None:
 class TestOwnCredential:
     def test_is_given_for_its_provider_only(self, desk: Desk) -> None:
         key, _ = desk.editor.create(NewKey(name="b", provider_keys={"custom": "sk-own"}))
-        admission = desk.gatekeeper.admit(key)
+        admission = desk.admit(key)
         credential = admission.choose("custom")
         assert credential is not None
         assert credential.token == Secret("sk-own")
@@ -185,8 +185,8 @@ class TestOwnCredential:
     ) -> None:
         key, record = desk.editor.create(NewKey(name="b", provider_keys={"custom": "sk-own"}))
         elsewhere = Desk(store, vault=FernetVault())
-        with elsewhere.gatekeeper.admit(key) as admission, pytest.raises(Unavailable):
+        with elsewhere.admit(key) as admission, pytest.raises(Unavailable):
             admission.choose("custom")
         elsewhere.editor.change(record.id, KeyChanges(provider_keys={"custom": "sk-new"}))
-        with elsewhere.gatekeeper.admit(key) as admission:
+        with elsewhere.admit(key) as admission:
             assert admission.choose("custom") is not None

@@ -39,7 +39,7 @@ class TestEditing:
         keys = {desk.editor.create(NewKey(name=f"bot {n}"))[0] for n in range(20)}
         wanted = NewKey(name="own", provider_keys={"custom": UPSTREAM})
         key, record = desk.editor.create(wanted)
-        desk.gatekeeper.admit(key).done("ok")
+        desk.admit(key).done("ok")
         assert len(keys) == 20
         assert all(k.startswith(PREFIX) and len(k) == len(PREFIX) + 43 for k in keys)
         kept = everything_in(store)
@@ -91,20 +91,20 @@ class TestEditing:
 
     def test_changed_limit_holds_at_the_next_request(self, desk: Desk) -> None:
         key, record = desk.key(requests_per_minute=5)
-        desk.gatekeeper.admit(key)
+        desk.admit(key)
         desk.editor.change(record.id, KeyChanges(limits=LimitChanges(requests_per_minute=100)))
-        assert desk.gatekeeper.admit(key).headers["x-ratelimit-remaining-requests"] == "98"
+        assert desk.admit(key).headers["x-ratelimit-remaining-requests"] == "98"
 
     def test_revoked_key_is_refused_at_once_where_limits_are_counted(
         self, desk: Desk, store: Store
     ) -> None:
         key, record = desk.key(requests_per_minute=5)
         elsewhere = Desk(store)
-        elsewhere.gatekeeper.admit(key).done("ok")
+        elsewhere.admit(key).done("ok")
         desk.editor.revoke(record.id)
         for one in (desk, elsewhere):
             with pytest.raises(Unauthorized, match="incorrect API key"):
-                one.gatekeeper.admit(key)
+                one.admit(key)
         assert desk.book.find(digest_of(key)) is None
         assert desk.editor.get(record.id).revoked is not None
         with pytest.raises(InvalidRequest, match="revoked"):
@@ -114,11 +114,11 @@ class TestEditing:
         desk, elsewhere = Desk(store), Desk(store)
         elsewhere.book._fresh = 0.2
         key, record = desk.key()
-        elsewhere.gatekeeper.admit(key).done("ok")
+        elsewhere.admit(key).done("ok")
         desk.editor.revoke(record.id)
         wait_for(lambda: elsewhere.book.recognise(key) is None, 2.0)
         with pytest.raises(Unauthorized):
-            elsewhere.gatekeeper.admit(key)
+            elsewhere.admit(key)
 
     def test_revoked_key_is_forgotten_with_its_usage(self, desk: Desk, store: Store) -> None:
         key, record = desk.key()
@@ -146,7 +146,7 @@ class TestRecognition:
         assert record is not None
         assert (record.name, record.hint, record.limits.any) == ("relay", "6789", False)
         assert desk.book.recognise("sk-configured-012345678X") is None
-        admission = desk.gatekeeper.admit("sk-configured-0123456789")
+        admission = desk.admit("sk-configured-0123456789")
         assert admission.record == record
         assert admission.headers == {}
 
@@ -158,7 +158,7 @@ class TestRecognition:
     def test_unknown_key_of_our_making_never_goes_upstream(self, desk: Desk) -> None:
         for _ in range(2):  # the second time from memory
             with pytest.raises(Unauthorized):
-                desk.gatekeeper.admit(PREFIX + "x" * 43)
+                desk.admit(PREFIX + "x" * 43)
         assert desk.book.recognise(PREFIX + "x" * 43) is None
 
     def test_memory_of_wrong_keys_is_bounded(
@@ -198,7 +198,7 @@ class TestPermission:
         wanted = NewKey(name="b", models=("small",), limits=Limits(concurrent_streams=1))
         key, _ = desk.editor.create(wanted)
         for _ in range(3):
-            with pytest.raises(PermissionDenied) as caught, desk.gatekeeper.admit(key) as admission:
+            with pytest.raises(PermissionDenied) as caught, desk.admit(key) as admission:
                 admission.permit("large")
         assert (caught.value.status, caught.value.param) == (403, "model")
         assert "permission" not in caught.value.message

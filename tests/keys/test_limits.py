@@ -24,7 +24,7 @@ BANNED_WORDS = ("credit", "balance", "quota", "permission denied", "disabled", "
 
 def use(desk: Desk, key: str, tokens: int) -> None:
     """One request from beginning to end."""
-    with desk.gatekeeper.admit(key) as admission:
+    with desk.admit(key) as admission:
         admission.permit(CHAT.model)
         for _ in admission.watch(answer(tokens), CHAT):
             pass
@@ -32,7 +32,7 @@ def use(desk: Desk, key: str, tokens: int) -> None:
 
 def refusal(desk: Desk, key: str) -> RateLimited:
     with pytest.raises(RateLimited) as caught:
-        desk.gatekeeper.admit(key)
+        desk.admit(key)
     return caught.value
 
 
@@ -56,7 +56,7 @@ class Commands:
 
 def test_requests_of_a_minute_and_no_more(desk: Desk) -> None:
     key, _ = desk.key(requests_per_minute=5)
-    admissions = [desk.gatekeeper.admit(key) for _ in range(5)]
+    admissions = [desk.admit(key) for _ in range(5)]
     assert [a.headers["x-ratelimit-remaining-requests"] for a in admissions] == list("43210")
     error = refusal(desk, key)
     assert error.status == 429
@@ -77,14 +77,14 @@ def test_minute_is_a_moving_window_and_refused_requests_do_not_lengthen_it(
     error = refusal(desk, key)
     assert 0 < (error.retry_after or 0) <= 0.5
     time.sleep(error.retry_after or 0)
-    desk.gatekeeper.admit(key)
+    desk.admit(key)
     assert 25 < (refusal(desk, key).retry_after or 0) <= 30
 
 
 def test_lowered_limit_counts_what_was_used_before(desk: Desk, store: Store) -> None:
     key, record = desk.key(requests_per_minute=10)
     for _ in range(6):
-        desk.gatekeeper.admit(key)
+        desk.admit(key)
     changes = KeyChanges(limits=LimitChanges(requests_per_minute=2, tokens_per_day=5))
     desk.editor.change(record.id, changes)
     assert 50 < (refusal(desk, key).retry_after or 0) <= 60
@@ -112,7 +112,7 @@ def test_tokens_of_a_minute_leave_the_window_one_by_one(desk: Desk, store: Store
     error = refusal(desk, key)
     assert 0 < (error.retry_after or 0) <= 0.4
     time.sleep(error.retry_after or 0)
-    admission = desk.gatekeeper.admit(key)
+    admission = desk.admit(key)
     assert admission.headers["x-ratelimit-remaining-tokens"] == "40"
 
 
@@ -127,7 +127,7 @@ def test_day_ends_at_midnight_of_utc(desk: Desk, store: Store) -> None:
     state = key_name(store, digest_of(key), "state")
     assert client(store).hmget(state, "requests", "tokens") == [b"2", b"610"]
     client(store).hincrby(state, "day", -1)  # as if all that had been yesterday
-    admission = desk.gatekeeper.admit(key)
+    admission = desk.admit(key)
     assert admission.headers["x-ratelimit-remaining-requests"] == "1"
     assert admission.headers["x-ratelimit-remaining-tokens"] == "1000"
 
@@ -135,7 +135,7 @@ def test_day_ends_at_midnight_of_utc(desk: Desk, store: Store) -> None:
 def test_place_is_free_again_before_the_answer_ends(desk: Desk) -> None:
     key, _ = desk.key(concurrent_streams=1)
     for _ in range(20):
-        with desk.gatekeeper.admit(key) as admission:
+        with desk.admit(key) as admission:
             refused = refusal(desk, key)
             assert "1 answers at a time" in refused.message
             for _ in admission.watch(answer(), CHAT):
@@ -145,19 +145,19 @@ def test_place_is_free_again_before_the_answer_ends(desk: Desk) -> None:
 def test_refused_request_counts_under_no_limit(desk: Desk, store: Store) -> None:
     away_from_midnight()
     key, _ = desk.key(requests_per_minute=50, requests_per_day=50, concurrent_streams=1)
-    kept = desk.gatekeeper.admit(key)
+    kept = desk.admit(key)
     for _ in range(5):
         refusal(desk, key)
     kept.done("ok")
-    admission = desk.gatekeeper.admit(key)
+    admission = desk.admit(key)
     assert admission.headers["x-ratelimit-remaining-requests"] == "48"
 
 
 def test_keys_do_not_share_limits(desk: Desk) -> None:
     first, _ = desk.key("first", requests_per_minute=1)
     second, _ = desk.key("second", requests_per_minute=1)
-    desk.gatekeeper.admit(first)
-    desk.gatekeeper.admit(second)
+    desk.admit(first)
+    desk.admit(second)
     refusal(desk, first)
     refusal(desk, second)
 
@@ -167,7 +167,7 @@ def test_nothing_of_a_key_stays_behind_for_ever_but_its_record(desk: Desk, store
         requests_per_minute=9, tokens_per_minute=900, requests_per_day=9, concurrent_streams=9
     )
     use(desk, key, 10)
-    kept = desk.gatekeeper.admit(key)
+    kept = desk.admit(key)
     digest = digest_of(key)
     for part in ("state", "requests", "tokens", "leases"):
         name = key_name(store, digest, part)
@@ -182,11 +182,11 @@ class TestRoundTrips:
         self, desk: Desk, store: Store
     ) -> None:
         key, _ = desk.key(requests_per_minute=99, tokens_per_day=9999, concurrent_streams=9)
-        desk.gatekeeper.admit(key).done("ok")  # the scripts are known now
+        desk.admit(key).done("ok")  # the scripts are known now
         fresh = Desk(store)
         calls: list[str] = []
         with client(store).monitor() as monitor:
-            admission = fresh.gatekeeper.admit(key)
+            admission = fresh.admit(key)
             store.client.echo("over")
             for entry in monitor.listen():
                 if "ECHO" in entry["command"]:
@@ -201,7 +201,7 @@ class TestRoundTrips:
         self, desk: Desk, store: Store
     ) -> None:
         key, _ = desk.key()
-        desk.gatekeeper.admit(key).done("ok")
+        desk.admit(key).done("ok")
         commands = Commands(store)
         with commands.counted():
             for _ in range(10):
@@ -211,7 +211,7 @@ class TestRoundTrips:
     def test_credential_of_a_caller_is_never_looked_up(self, desk: Desk, store: Store) -> None:
         commands = Commands(store)
         with commands.counted():
-            admission = desk.gatekeeper.admit("sk-somebody-elses-key")
+            admission = desk.admit("sk-somebody-elses-key")
             assert desk.book.recognise("sk-somebody-elses-key") is None
         assert admission.record is None
         assert commands.count == 0

@@ -64,19 +64,19 @@ def test_killed_worker_gives_its_places_back_and_a_living_one_keeps_them(
         workers(server.url, key, 1, 1, "hold") as [lives],
     ):
         assert told(dies) == told(lives) == 1
-        kept = [desk.gatekeeper.admit(key)]
+        kept = [desk.admit(key)]
         with pytest.raises(RateLimited):
-            desk.gatekeeper.admit(key)
+            desk.admit(key)
         dies.kill()
 
         def admitted() -> Admission | None:
             with contextlib.suppress(RateLimited):
-                return desk.gatekeeper.admit(key)
+                return desk.admit(key)
             return None
 
         kept.append(wait_for(admitted, 5.0, "the place of the killed worker"))
         for _ in range(2):  # the living one has outlasted its lease several times by now
             with pytest.raises(RateLimited):
-                desk.gatekeeper.admit(key)
+                desk.admit(key)
         for admission in kept:
             admission.done("ok")

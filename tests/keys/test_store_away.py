@@ -53,25 +53,25 @@ def test_outage(outage: Outage) -> None:
     free, _ = desk.key("free")
     limited, _ = desk.key("limited", requests_per_minute=3, concurrent_streams=2)
     for key in (free, limited):
-        desk.gatekeeper.admit(key).done("ok")
-    still_open = desk.gatekeeper.admit(limited)
+        desk.admit(key).done("ok")
+    still_open = desk.admit(limited)
     outage.begin()
 
     # known keys are served; limits begin anew in each process
     for _ in range(5):
-        with desk.gatekeeper.admit(free) as admission:
+        with desk.admit(free) as admission:
             admission.permit(CHAT.model)
             list(admission.watch(answer(10), CHAT))
     for _ in range(3):
-        desk.gatekeeper.admit(limited).done("ok")
+        desk.admit(limited).done("ok")
     with pytest.raises(RateLimited):
-        desk.gatekeeper.admit(limited)
+        desk.admit(limited)
     still_open.done("ok")
 
     # unknown ones are not called wrong: a relay would drop us for a 401
     for key in (limited, PREFIX + "never-seen"):
         with pytest.raises(Unavailable) as caught:
-            fresh.gatekeeper.admit(key)
+            fresh.admit(key)
         assert caught.value.status == 503
         with pytest.raises(Unavailable):
             fresh.book.recognise(key)
@@ -84,7 +84,7 @@ def test_outage(outage: Outage) -> None:
     desk.ledger.flush()
     [row] = desk.usage.rows(UsageQuery(by=()))
     assert (row.requests, row.prompt_tokens + row.completion_tokens) == (5, 50)
-    remaining = desk.gatekeeper.admit(limited).headers["x-ratelimit-remaining-requests"]
+    remaining = desk.admit(limited).headers["x-ratelimit-remaining-requests"]
     assert remaining == "0"  # the store's own count goes on where it stood
 
 

@@ -23,7 +23,7 @@ def main(url: str, key: str, tries: int, mode: str) -> None:
 
     def ask(_: int) -> bool:
         try:
-            desk.gatekeeper.admit(key)
+            desk.admit(key)
         except RateLimited:
             return False
         return True

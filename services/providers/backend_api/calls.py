@@ -10,7 +10,7 @@ import msgspec
 
 from services.core.errors import ProtocolError, RateLimited
 from services.core.events import SILENCE, Event
-from services.core.models import Credential
+from services.core.models import CallLimit, Credential
 from services.providers.backend_api.owner import owner_of
 from services.providers.backend_api.refused import refused
 from services.providers.backend_api.settings import BackendApiSettings
@@ -23,6 +23,11 @@ T = TypeVar("T")
 
 QUICK = Timeouts(connect=10.0, first_byte=30.0, idle=30.0, total=60.0)
 """Limits of the small calls around an answer."""
+
+
+def call_limit(own: BackendApiSettings, owner: str) -> CallLimit | None:
+    """How many calls a minute an account may get, if the operator bounds them."""
+    return CallLimit("backend_api", owner, own.calls_per_minute) if own.calls_per_minute else None
 
 
 class Calls:
@@ -40,6 +45,11 @@ class Calls:
         self._headers = {"Authorization": f"Bearer {credential.token.reveal()}"}
         if credential.account:
             self._headers["ChatGPT-Account-ID"] = credential.account
+
+    @property
+    def holder(self) -> str:
+        """Whose the conversations are: the account's, and in it the gateway key's."""
+        return f"{self.owner}:{self.credential.holder}"
 
     @property
     def secure(self) -> bool:
@@ -92,14 +102,14 @@ class Calls:
 
     def _take_place(self) -> Generator[list[Event], None, None]:
         """One place in the account's minute, or `RateLimited`."""
-        limit = self._own.calls_per_minute
-        if not limit:
+        limit = call_limit(self._own, self.owner)
+        if limit is None:
             return
         deadline = time.monotonic() + self._own.queue_patience
-        while (wait := self._context.gate.wait(f"backend_api:{self.owner}", limit, 0)) is not None:
+        while (wait := self._context.gate.take(limit)) is not None:
             if wait > deadline - time.monotonic():
                 raise RateLimited(
-                    f"more than {limit} calls a minute for this upstream account",
+                    f"more than {limit.per_minute} calls a minute for this upstream account",
                     retry_after=wait,
                 )
             time.sleep(min(wait, TICK))

@@ -19,13 +19,20 @@ class _Claims(msgspec.Struct):
 def owner_of(credential: Credential) -> str:
     """A hash that stays the same when the account's access token is renewed.
 
-    The token's subject is read without checking its signature. That is safe, since the upstream
-    checks it in every call that uses what is found under this key.
+    Where the account has a name of ours, that counts. Else the token's subject is read without
+    checking its signature. That is safe, since the upstream checks it in every call that uses what
+    is found under this key.
     """
+    if credential.owner:
+        return _hashed(credential.owner, credential)
     assert credential.token is not None
     token = credential.token.reveal()
     claims = _claims(token)
     who = f"{claims.iss}\n{claims.sub}" if claims else token
+    return _hashed(who, credential)
+
+
+def _hashed(who: str, credential: Credential) -> str:
     return hashlib.sha256(f"{who}\n{credential.account or ''}".encode()).hexdigest()[:32]
 
 

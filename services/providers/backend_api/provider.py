@@ -10,15 +10,16 @@ import msgspec
 
 from services.core.errors import InvalidRequest, Unauthorized
 from services.core.events import Events
-from services.core.models import Credential, ModelCard
+from services.core.models import CallLimit, Credential, ModelCard
 from services.core.requests import ChatRequest
 from services.providers.backend_api.attachments import OpenAttachment
-from services.providers.backend_api.calls import Calls
+from services.providers.backend_api.calls import Calls, call_limit
 from services.providers.backend_api.conversations import Conversations, text_field
 from services.providers.backend_api.event_socket import SocketDialler
 from services.providers.backend_api.gizmos import GptsToken, operator_credential
 from services.providers.backend_api.gpts_file import GptsFile
 from services.providers.backend_api.model_names import GIZMO, GIZMO_PREFIX, ModelNames, gizmo_id
+from services.providers.backend_api.owner import owner_of
 from services.providers.backend_api.settings import BackendApiSettings
 from services.providers.backend_api.turn import Order, Tools, Turn
 from services.providers.base import Provider, ProviderContext, Route
@@ -79,6 +80,11 @@ class BackendApi(Provider):
         """A bare `g-…`, which could also be another provider's model."""
         identity = gizmo_id(model)
         return self._route(GIZMO.slug, _GIZMO_KEY + identity) if identity else None
+
+    def call_limit(self, credential: Credential) -> CallLimit | None:
+        if credential.token is None and not credential.owner:
+            return None
+        return call_limit(self._own, owner_of(credential))
 
     def stream(self, request: ChatRequest, route: Route, credential: Credential) -> Events:
         events = Turn(self._order(request, route, credential), self._tools).events()

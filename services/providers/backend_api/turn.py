@@ -103,7 +103,7 @@ class Turn:
         """The request, with all that must be had for it before."""
         order, settings = self._order, self._tools.context.settings
         messages, family = order.request.messages, order.family
-        continued = self._tools.conversations.asked_for(order.request.source, self._calls.owner)
+        continued = self._tools.conversations.asked_for(order.request.source, self._calls.holder)
         start = latest(messages) if continued else 0
         gizmo = token = None
         if order.gizmo_id:
@@ -186,4 +186,4 @@ class Turn:
             tools.context.background.submit("delete conversation", delete)
         elif self._deletes is False and answer.done and answer.message_id:
             ended = Continued(answer.conversation_id, answer.message_id)
-            tools.conversations.remember(ended, self._calls.owner)
+            tools.conversations.remember(ended, self._calls.holder)
