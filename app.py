@@ -24,7 +24,7 @@ from services.files import (
     download_limits,
     upstream_fetcher,
 )
-from services.gateway import Gateway
+from services.gateway import Fallbacks, Gateway
 from services.keys import Gatekeeper, KeyBook, Ledger, UsageBook
 from services.keys.editor import KeyEditor
 from services.keys.listed import ListedModels
@@ -143,6 +143,7 @@ def make_gateway(
         Sources(caller_fetcher(settings), user_files, max_bytes),
         extra_model_fields=settings.models.extra,
         keep_upstream_urls=settings.use_oaiusercontent_url,
+        fallbacks=Fallbacks(settings.models.fallbacks, settings.models.fallback_after),
         on_failure=metrics.upstream_failed,
     )
 

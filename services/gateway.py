@@ -4,25 +4,30 @@ which stages.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from services.accounts import Credentials
-from services.core.errors import UpstreamError
+from services.core.errors import ModelNotFound, UpstreamError
 from services.core.events import Events, WireEvents
 from services.core.models import Caller, ModelCard
 from services.core.requests import ChatRequest
 from services.files import Adopter, Sources, fill_in_uploads
 from services.keys import Admission
+from services.pipeline.fallback import Source, first_to_answer
 from services.pipeline.files import FAILED as NOT_FETCHED
 from services.pipeline.files import adopt_files
 from services.pipeline.profiles import Profile
 from services.pipeline.run import run
 from services.providers.registry import Registry, Target
 from services.wire.image_request import ImageRequest
+
+log = logging.getLogger(__name__)
 
 FAILURE_SHOWN = 60.0
 """Seconds for which an upstream's last failure counts in the health report, unless it answers
@@ -47,6 +52,19 @@ class Setting(msgspec.Struct, frozen=True):
     admission: Admission
 
 
+class Fallbacks(msgspec.Struct, frozen=True):
+    """Which models stand in for which, in order; "*" for those without an entry. `after` is how
+    many seconds one may take to begin, 0 for as long as its upstream may.
+    """
+
+    by_model: Mapping[str, Sequence[str]]
+    after: float = 0.0
+
+    def others(self, model: str) -> tuple[str, ...]:
+        named = self.by_model.get(model, self.by_model.get("*", ()))
+        return tuple(name for name in dict.fromkeys(named) if name != model)
+
+
 MakeAdopter = Callable[[Callable[[], str]], Adopter]
 """An adopter of upstream files, given where our public address comes from."""
 
@@ -63,6 +81,7 @@ class Gateway:
         *,
         extra_model_fields: Mapping[str, Mapping[str, Any]],
         keep_upstream_urls: bool = False,
+        fallbacks: Fallbacks | None = None,
         on_failure: Callable[[str, UpstreamError], None] = lambda provider, error: None,
     ) -> None:
         self._on_failure = on_failure
@@ -72,6 +91,7 @@ class Gateway:
         self._uploads = uploads
         self._extra = extra_model_fields
         self._keep_upstream_urls = keep_upstream_urls
+        self._fallbacks = fallbacks or Fallbacks({})
         self._failures: dict[str, Failure] = {}
 
     def answer(self, request: ChatRequest, setting: Setting) -> WireEvents:
@@ -88,6 +108,27 @@ class Gateway:
 
     def _rich(self, request: ChatRequest, setting: Setting, not_fetched: str | None) -> Events:
         target = self._registry.resolve(request.model)
+        others = () if setting.caller.credential else self._fallbacks.others(request.model)
+        if not others:
+            return self._from(target, request, setting, not_fetched)
+        sources = [
+            Source(name, partial(self._from, other, request, setting, not_fetched))
+            for name, other in ((request.model, target), *self._served(others))
+        ]
+        return first_to_answer(sources, self._fallbacks.after)
+
+    def _served(self, names: Iterable[str]) -> Iterator[tuple[str, Target]]:
+        """Who answers for each of these models, as far as there is somebody."""
+        for name in names:
+            try:
+                yield name, self._registry.resolve(name)
+            except ModelNotFound:
+                log.warning("fallback unknown model=%s", name)
+
+    def _from(
+        self, target: Target, request: ChatRequest, setting: Setting, not_fetched: str | None
+    ) -> Events:
+        """The answer of one provider, its files made ours."""
         own = setting.admission.choose(target.provider.name)
         if own is not None:
             route = msgspec.structs.replace(target.route, credential=own)

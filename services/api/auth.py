@@ -7,6 +7,8 @@ keys may bring an upstream credential in `X-Upstream-Authorization`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from werkzeug.datastructures import Headers
 
 from services.config import Settings, passthrough_enabled
@@ -30,6 +32,13 @@ class Authenticator:
         """The caller, on a route that counts under no limit. Raises `Unauthorized`."""
         presented = presented_credential(headers)
         return self._decide(presented, self._book.recognise(presented), headers)
+
+    def may_use(self, headers: Headers) -> Callable[[str], bool]:
+        """Which models the caller may use, by name. Raises `Unauthorized`."""
+        presented = presented_credential(headers)
+        record = self._book.recognise(presented)
+        self._decide(presented, record, headers)
+        return record.allows if record is not None else lambda model: True
 
     def admit(self, headers: Headers) -> tuple[Caller, Admission]:
         """The caller of a request that counts, and its place under the limits of its key.

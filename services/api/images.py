@@ -27,6 +27,7 @@ from services.api.stream import HEADERS, close
 from services.config import Settings
 from services.core.errors import (
     GatewayError,
+    KeyLimitReached,
     RateLimited,
     Unavailable,
     UpstreamError,
@@ -185,6 +186,8 @@ def _draw(order: _Order, source: PictureSource, shelf: ImageBytes) -> _Drawing:
             for image in turn.images:
                 pictures.append(_picture(image, turn, order.image, shelf))
                 yield
+    except KeyLimitReached:
+        raise
     except (UpstreamError, RateLimited, Unavailable) as exc:
         raise failed(exc) from exc
     reply = "\n".join(turn.reply for turn in turns)

@@ -8,6 +8,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from services.api.auth import Authenticator
+from services.core.errors import ModelNotFound
 from services.core.models import ModelCard
 from services.gateway import Gateway
 
@@ -19,13 +20,17 @@ def blueprint(gateway: Gateway, auth: Authenticator) -> Blueprint:
     @bp.get("/v1/models")
     @bp.get("/proxies/v1/models", endpoint="proxied_list")
     def list_models() -> Response:
-        auth.caller(request.headers)
-        return _json({"object": "list", "data": [_object(card) for card in gateway.models()]})
+        allowed = auth.may_use(request.headers)
+        cards = [_object(card) for card in gateway.models() if allowed(card.id)]
+        return _json({"object": "list", "data": cards})
 
     @bp.get("/v1/models/<path:name>")
     def retrieve(name: str) -> Response:
-        auth.caller(request.headers)
-        return _json(_object(gateway.find_model(name)))
+        allowed = auth.may_use(request.headers)
+        card = gateway.find_model(name)
+        if not allowed(name):
+            raise ModelNotFound(f"this key may not use the model {name}", param="model")
+        return _json(_object(card))
 
     return bp
 

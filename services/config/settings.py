@@ -163,9 +163,11 @@ class Files(Group, frozen=True, kw_only=True):
 
 
 class Models(Group, frozen=True, kw_only=True):
-    """Names of models."""
+    """Names of models, and which stand in for which."""
 
     aliases: Mapping[str, Name] = msgspec.field(default_factory=dict)
+    fallbacks: Mapping[str, tuple[Name, ...]] = msgspec.field(default_factory=dict)
+    fallback_after: Annotated[float, Meta(ge=0)] = 0.0
     extra: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)
 
 

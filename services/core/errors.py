@@ -10,6 +10,7 @@ GatewayError                      500  what went wrong, as an HTTP status and Op
 │   └── ModelNotFound             404  no provider serves this model
 ├── MethodNotAllowed              405
 ├── RateLimited                   429  ours or an upstream's limit; `retry_after` in seconds
+│   └── KeyLimitReached           429  a limit of the caller's own key
 ├── Unavailable                   503  nothing can serve this now; another channel might
 ├── NotSupported                  501  a thing this provider's upstream does not offer
 └── UpstreamError                 502  the upstream failed
@@ -106,6 +107,10 @@ class RateLimited(GatewayError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+
+class KeyLimitReached(RateLimited):
+    """No other model or account would help."""
 
 
 class Unavailable(GatewayError):

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from services.core.errors import RateLimited
+from services.core.errors import KeyLimitReached
 from services.keys.records import Limits
 
 WORDS = {
@@ -43,11 +43,11 @@ class Verdict(msgspec.Struct, frozen=True):
     standing: Standing
 
 
-def too_many(verdict: Verdict, limits: Limits) -> RateLimited:
+def too_many(verdict: Verdict, limits: Limits) -> KeyLimitReached:
     """The refusal, in words that no relay takes for a dead account."""
     words, limit = WORDS[verdict.refused], getattr(limits, verdict.refused)
     wait = duration(verdict.retry_after)
-    return RateLimited(
+    return KeyLimitReached(
         f"this key's limit of {limit} {words} is reached; try again in {wait}",
         retry_after=verdict.retry_after,
         headers=headers(limits, verdict.standing),

@@ -133,6 +133,17 @@ def test_key_opens_what_it_may_and_nothing_once_revoked(service: GatewayProcess)
     wait_for(lambda: all(refused() for _ in range(8)), what="the end of the key in every worker")
 
 
+def test_key_sees_the_models_it_may_use(service: GatewayProcess) -> None:
+    made = admin(service, "POST", "/keys", {"name": "narrow", "models": ["up/*"]})
+    client = service.client(made["secret"])
+    assert "emu-small" not in [model.id for model in client.models.list()]
+    assert client.models.retrieve("up/emu-small").id == "up/emu-small"
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("emu-small")
+    assert caught.value.code == "model_not_found"
+    assert "emu-small" in [model.id for model in service.client(KEY).models.list()]
+
+
 def test_relay_key_gets_usage_though_it_did_not_ask(service: GatewayProcess) -> None:
     made = admin(service, "POST", "/keys", {"name": "relay", "always_usage": True})
     for key, has_usage in ((made["secret"], True), (KEY, False)):
