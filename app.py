@@ -104,6 +104,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         KeyEditor(store, book, vault),
         usage,
         credentials.pools,
+        lambda: gateway.pools,
         lambda: health.report(gateway, store),
     )
     app.register_blueprint(admin.blueprint(settings, views))

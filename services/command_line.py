@@ -125,9 +125,9 @@ def _key_from(file: str) -> Secret:
     try:
         text = sys.stdin.readline() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
-        raise Failure(f"cannot read the admin key from {file}: {exc}", 2) from exc
+        raise Failure(f"cannot read a key from {file}: {exc}", 2) from exc
     if not text.strip():
-        raise Failure(f"there is no admin key in {file}", 2)
+        raise Failure(f"there is no key in {file}", 2)
     return Secret(text.strip())
 
 
@@ -239,10 +239,34 @@ def _add_accounts(groups: Any, shared: argparse.ArgumentParser) -> None:
     )
     command = verbs.add_parser("list", parents=[shared], help="all accounts")
     command.set_defaults(run=lambda c, a: c.call("GET", "/accounts"), show=list_text)
+    command = verbs.add_parser("add", parents=[shared], help="add one to a provider's pool")
+    command.add_argument("provider", help="such as backend_api or custom/PREFIX")
+    command.add_argument(
+        "--token-file", required=True, metavar="FILE", help="its token; - for standard input"
+    )
+    command.add_argument("--name", help="what lists and logs call it")
+    command.add_argument("--account", metavar="ID", help="its workspace, where there are such")
+    command.add_argument("--weight", type=int, metavar="N", help="twice as much: twice as often")
+    command.add_argument("--concurrent", type=int, metavar="N", help="answers at a time")
+    command.set_defaults(run=_add_account, show=record_text)
+    command = verbs.add_parser("remove", parents=[shared], help="take one out that was added")
+    command.add_argument("id")
+    command.set_defaults(
+        run=lambda c, a: c.call("DELETE", f"/accounts/{_part(a.id)}"), show=record_text
+    )
     for verb, about in (("reset", "back into service"), ("disable", "out of service")):
         command = verbs.add_parser(verb, parents=[shared], help=about)
         command.add_argument("id")
         command.set_defaults(run=_on_account, verb=verb, show=record_text)
+
+
+def _add_account(client: AdminClient, arguments: argparse.Namespace) -> Any:
+    names = ("name", "account", "weight", "concurrent")
+    fields = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    token = _key_from(arguments.token_file).reveal()
+    return client.call(
+        "POST", "/accounts", {"provider": arguments.provider, "token": token, **fields}
+    )
 
 
 def _on_account(client: AdminClient, arguments: argparse.Namespace) -> Any:

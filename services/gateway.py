@@ -175,6 +175,11 @@ class Gateway:
         target = self._registry.resolve(name)
         return ModelCard(name, target.provider.name, 0, self._extra.get(name))
 
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The names of the pools of accounts that providers draw on."""
+        return self._registry.pools
+
     def providers(self) -> dict[str, Failure | None]:
         """Each provider with its recent failure, if that is its last word."""
         recent = time.monotonic() - FAILURE_SHOWN

@@ -4,7 +4,8 @@ from services.accounts.account_list import Account, AccountsError
 from services.accounts.credentials import Credentials
 from services.accounts.failover import with_failover
 from services.accounts.failures import TokenFailure
-from services.accounts.pools import AccountView, Pool, Pools
+from services.accounts.pool import AccountView, Pool
+from services.accounts.pools import Pools
 from services.accounts.tokens import TokenManager
 from services.accounts.vault import Vault, VaultError, open_vault
 from services.config.account_setting import AccountSetting

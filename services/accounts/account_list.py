@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -15,7 +16,10 @@ from services.core.models import Secret
 
 
 class Account(msgspec.Struct, frozen=True):
-    """An account of a pool. `id` stays the same as long as its token does, and shows nothing."""
+    """An account of a pool. `id` stays the same as long as its token does, and shows nothing.
+
+    `source` is where it comes from: the settings, or the store, where the admin API puts them.
+    """
 
     id: str
     name: str
@@ -23,6 +27,7 @@ class Account(msgspec.Struct, frozen=True):
     workspace: str | None
     weight: int
     concurrent: int
+    source: Literal["settings", "store"] = "settings"
 
 
 class AccountsError(Exception):
@@ -36,17 +41,22 @@ def accounts_of(
     named = [*settings, *(_read(Path(file).expanduser()) if file else ())]
     accounts: dict[str, Account] = {}
     for place, setting in enumerate(named, start=1):
-        token, workspace = split_account(setting.token.reveal())
-        account = Account(
-            hashed("account", provider, token, setting.account or workspace or "")[:16],
-            setting.name or f"account {place}",
-            Secret(token),
-            setting.account or workspace,
-            setting.weight,
-            setting.concurrent,
-        )
+        account = account_of(provider, setting, setting.name or f"account {place}")
         accounts.setdefault(account.id, account)
     return tuple(accounts.values())
+
+
+def account_of(pool: str, setting: AccountSetting, name: str) -> Account:
+    """The account of `setting`, under `name`, in a pool."""
+    token, workspace = split_account(setting.token.reveal())
+    return Account(
+        hashed("account", pool, token, setting.account or workspace or "")[:16],
+        name,
+        Secret(token),
+        setting.account or workspace,
+        setting.weight,
+        setting.concurrent,
+    )
 
 
 def _read(path: Path) -> list[AccountSetting]:

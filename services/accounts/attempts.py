@@ -6,7 +6,7 @@ import msgspec
 
 from services.accounts.failover import Batches, T, fault_of, neutral
 from services.accounts.failures import TokenFailure
-from services.accounts.pools import Lease, Pool
+from services.accounts.pool import Lease, Pool
 from services.accounts.records import split_account
 from services.accounts.standings import Fault
 from services.accounts.tokens import TokenManager

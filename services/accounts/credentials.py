@@ -7,6 +7,7 @@ for it a caller's `token,account-id` names a workspace too.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -15,7 +16,8 @@ from services.accounts.attempts import GivenAttempt, PooledAttempt
 from services.accounts.entry import INSIDE, Entry, enter
 from services.accounts.failover import Attempt, with_failover
 from services.accounts.failures import TokenFailure
-from services.accounts.pools import Lease, Pool, Pools
+from services.accounts.pool import Lease, Pool
+from services.accounts.pools import Pools
 from services.accounts.refreshers import refresher_of
 from services.accounts.renewal import Renewal
 from services.accounts.shelf import TokenShelf
@@ -28,13 +30,14 @@ from services.core.requests import ChatRequest
 from services.providers.base import Background, Provider, Route
 from services.rate_gate import StoreRateGate
 from services.schedule import Schedule
-from services.store import Store
+from services.store import Store, StoreAway
 from services.transport import Transport
 
 MOST_ATTEMPTS = 6
 """Accounts that one request may try: a caller does not wait for a hundred refusals."""
 RENEW_EVERY = 60.0
 TELL_EVERY = 20.0
+LOOK_EVERY = 5.0
 """Seconds between two runs of the scheduled jobs."""
 
 
@@ -74,8 +77,11 @@ class Credentials:
         shelf = TokenShelf(store, vault)
         refresher = refresher_of(settings.refresh_ToAccess, transport)
         tokens = TokenManager(shelf, refresher, on_exchange=on_exchange)
-        pools = Pools.from_settings(settings, store)
+        pools = Pools.from_settings(settings, store, vault)
+        with contextlib.suppress(StoreAway):  # else the job does it
+            pools.refresh()
         schedule.every(RENEW_EVERY, "renew-tokens", Renewal(tokens, shelf).run)
+        schedule.every(LOOK_EVERY, "load-accounts", pools.refresh, everywhere=True)
         schedule.every(TELL_EVERY, "save-tokens", tokens.save_missed, everywhere=True)
         schedule.every(TELL_EVERY, "extend-leases", pools.extend_open, everywhere=True)
         return cls(pools, tokens, background, store, settings.key_for_gpts_info)
@@ -111,7 +117,7 @@ class Credentials:
         """
         tokens = self.tokens if provider.refreshes else None
         given = route.credential or caller.credential
-        pool = self.pools.of(provider.name) if given is None else None
+        pool = self.pools.of(route.pool or provider.name) if given is None else None
         if pool is None:
             credential = msgspec.structs.replace(given or Credential(), holder=caller.key_id)
             return self._given(GivenAttempt(credential, tokens), provider, entry)

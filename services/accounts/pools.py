@@ -1,242 +1,106 @@
-"""Pools of accounts: which one serves a request, and what its faults do to it.
-
-The least recently used comes next, one of twice the weight twice as often; a conversation stays
-with its account. While the store is away each process keeps its own books.
-"""
+"""The pools of all providers: the accounts of the settings, and those that were added since."""
 
 from __future__ import annotations
 
-import logging
-import secrets
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-
-import msgspec
+from collections.abc import Callable, Mapping, Sequence
 
 from services.accounts.account_list import Account, accounts_of
-from services.accounts.entry import INSIDE, Entry, enter
-from services.accounts.local_board import LocalBoard
-from services.accounts.standings import Fault, Standing, State, Strike, Wish
-from services.accounts.store_board import StoreBoard
+from services.accounts.added import AddedAccounts
+from services.accounts.pool import AccountView, Pool
+from services.accounts.vault import Vault
 from services.config import Settings
-from services.core.errors import GatewayError, NotFound, RateLimited, Unavailable
-from services.core.models import CallLimit
+from services.config.account_setting import AccountSetting
+from services.core.errors import InvalidRequest, NotFound, Unavailable
 from services.store import Store, StoreAway
-
-log = logging.getLogger(__name__)
-
-SHORTEST_WAIT = 1.0
-LONGEST_WAIT = 86400.0
-NO_LIMITS: Mapping[str, CallLimit] = {}
-_LIMITED: frozenset[State] = frozenset({"cooling", "busy"})
-
-
-class Lease(msgspec.Struct, frozen=True):
-    """An account for one request, from `began` on. `strikes` are the faults it had in a row.
-
-    `paid`: the limit under which the place of its first call is taken.
-    """
-
-    id: str
-    account: Account
-    began: float
-    strikes: int
-    paid: CallLimit | None = None
-
-
-class AccountView(msgspec.Struct, frozen=True):
-    """An account as an operator sees it. `until` is when its state ends by itself, in epoch
-    seconds.
-    """
-
-    id: str
-    provider: str
-    name: str
-    state: State
-    reason: str
-    until: float | None
-    strikes: int
-    weight: int
-
-
-_REASONS: dict[State, str] = {
-    "ready": "",
-    "busy": "all the answers it may give at once are under way",
-    "cooling": "the upstream limits it, or could not serve it",
-    "expired": "the upstream does not take its token any more",
-    "banned": "the upstream refuses it",
-    "disabled": "disabled by hand",
-}
-
-
-class Pool:
-    """The accounts of one provider. Never raises `StoreAway`."""
-
-    def __init__(
-        self,
-        provider: str,
-        accounts: Sequence[Account],
-        store: Store,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._provider = provider
-        self._accounts = {account.id: account for account in accounts}
-        self._store = store
-        self._limits: Mapping[str, CallLimit] | None = None
-        self._shared = StoreBoard(store, provider)
-        self._own = LocalBoard()
-        self._clock = clock
-        self._open: dict[str, str] = {}
-
-    def __contains__(self, account_id: str) -> bool:
-        return account_id in self._accounts
-
-    def limit_calls(self, limit_of: Callable[[Account], CallLimit | None]) -> None:
-        """Look for a place among the calls of an account's minute as well; asks `limit_of` once."""
-        if self._limits is None:
-            limits = ((account.id, limit_of(account)) for account in self._accounts.values())
-            self._limits = {name: limit for name, limit in limits if limit is not None}
-
-    def lease(
-        self, conversation: str = "", without: Collection[str] = (), entry: Entry = INSIDE
-    ) -> Lease:
-        """The account to use, none of `without`, for a request that comes in by `entry`.
-
-        Raises `RateLimited` or `Unavailable`, with the seconds until one is free again, and what
-        the entry raises.
-        """
-        offered = [a for a in self._accounts.values() if a.id not in without]
-        if not offered:
-            raise self.exhausted()
-        wish = Wish(
-            offered, secrets.token_hex(8), conversation, self._clock(), self._limits or NO_LIMITS
-        )
-        answers = enter(self._store, entry, [self._shared.choosing(wish, entry.refusal)])
-        choice = self._own.choose(wish) if answers is None else self._shared.chosen(answers[0])
-        if not choice.id:
-            raise self.exhausted()
-        account = self._accounts[choice.id]
-        if account.concurrent:
-            self._open[wish.lease] = account.id
-        paid = wish.limits[account.id] if choice.paid else None
-        return Lease(wish.lease, account, wish.now, choice.strikes, paid)
-
-    def strike(self, lease: Lease, fault: Fault, wait: float | None = None) -> None:
-        """Let the account rest; `wait` is the upstream's own word for how many seconds."""
-        bounded = None if wait is None else min(max(wait, SHORTEST_WAIT), LONGEST_WAIT)
-        log.warning(
-            "account rests provider=%s account=%s fault=%s", self._provider, lease.account.id, fault
-        )
-        strike = Strike(lease.account.id, fault, lease.began, bounded)
-        now = self._clock()
-        self._own.strike(strike, now)
-        self._on_shared(lambda board: board.strike(strike, now))
-
-    def succeeded(self, lease: Lease) -> None:
-        """The account has answered: nothing is held against it any more."""
-        if lease.strikes:
-            self.reset(lease.account.id)
-
-    def stick(self, lease: Lease, conversation: str) -> None:
-        """This conversation lives in the lease's account."""
-        self._own.stick(conversation, lease.account.id)
-        self._on_shared(lambda board: board.stick(conversation, lease.account.id))
-
-    def release(self, lease: Lease) -> None:
-        """The request is over."""
-        if self._open.pop(lease.id, None) is not None:
-            self._own.release(lease.id, lease.account.id)
-            self._on_shared(lambda board: board.release(lease.id, lease.account.id))
-
-    def extend_open(self) -> None:
-        """Tell the store which requests are still under way. Raises `StoreAway`."""
-        for lease, account in tuple(self._open.items()):
-            self._shared.extend(lease, account, self._clock())
-
-    def reset(self, account: str) -> bool:
-        """Make an account ready again, enabled too; whether the other workers heard of it."""
-        return self._put(account, None)
-
-    def disable(self, account: str) -> bool:
-        """Take an account out until it is reset; whether the other workers heard of it."""
-        return self._put(account, Standing("disabled", since=self._clock()))
-
-    def view(self) -> list[AccountView]:
-        """All accounts as they stand."""
-        standings = self._standings()
-        return [self._view(a, standings[a.id]) for a in self._accounts.values()]
-
-    def exhausted(self) -> GatewayError:
-        """What a caller is told when no account is left: never 401, and no word of any account."""
-        standings = self._standings().values()
-        now = self._clock()
-        times = [s.free_at - now for s in standings if s.state not in ("disabled", "ready")]
-        after = max(min(times), SHORTEST_WAIT) if times else None
-        if any(standing.state in _LIMITED for standing in standings):
-            words = "this model is in too much demand, retry later"
-            return RateLimited(words, retry_after=after)
-        return Unavailable("this model cannot be served now", retry_after=after)
-
-    def _standings(self) -> Mapping[str, Standing]:
-        accounts, now = tuple(self._accounts.values()), self._clock()
-        try:
-            return self._shared.standings(accounts, now)
-        except StoreAway:
-            return self._own.standings(accounts, now)
-
-    def _view(self, account: Account, standing: Standing) -> AccountView:
-        return AccountView(
-            account.id,
-            self._provider,
-            account.name,
-            standing.state,
-            _REASONS[standing.state],
-            standing.free_at or None,
-            standing.strikes,
-            account.weight,
-        )
-
-    def _put(self, account: str, standing: Standing | None) -> bool:
-        self._own.put(account, standing)
-        return self._on_shared(lambda board: board.put(account, standing))
-
-    def _on_shared(self, note: Callable[[StoreBoard], None]) -> bool:
-        """Whether the store could be told; our own board knows in any case."""
-        try:
-            note(self._shared)
-        except StoreAway:
-            return False
-        return True
 
 
 class Pools:
-    """The pools of all providers that have accounts of the operator's."""
+    """The pools by name: the provider's, or `provider/prefix` where one provider has several.
 
-    def __init__(self, pools: Mapping[str, Pool]) -> None:
-        self._pools = dict(pools)
+    `of_settings` are those of the settings; `refresh` adds what lies in the store.
+    """
+
+    def __init__(
+        self,
+        of_settings: Mapping[str, Sequence[Account]],
+        store: Store,
+        vault: Vault,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._of_settings = dict(of_settings)
+        self._store = store
+        self._clock = clock
+        self._added = AddedAccounts(store, vault)
+        self._stored: dict[bytes, bytes] = {}
+        self._pools = {name: self._pool(name, accounts) for name, accounts in of_settings.items()}
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, store: Store, clock: Callable[[], float] = time.time
+        cls,
+        settings: Settings,
+        store: Store,
+        vault: Vault,
+        clock: Callable[[], float] = time.time,
     ) -> Pools:
         """From `accounts` and `accounts_file` of each provider's settings, where they have such.
 
         Raises `AccountsError`.
         """
-        pools: dict[str, Pool] = {}
+        accounts: dict[str, Sequence[Account]] = {}
         for name, group in settings.providers.items():
-            given = getattr(group, "accounts", ())
-            accounts = accounts_of(name, given, getattr(group, "accounts_file", ""))
-            if accounts:
-                pools[name] = Pool(name, accounts, store, clock)
-        return cls(pools)
+            for pool, entry in _entries(name, group):
+                given = getattr(entry, "accounts", ())
+                accounts[pool] = accounts_of(pool, given, getattr(entry, "accounts_file", ""))
+        return cls(accounts, store, vault, clock)
 
-    def of(self, provider: str) -> Pool | None:
-        return self._pools.get(provider)
+    def of(self, name: str) -> Pool | None:
+        """The pool of this name, if it has accounts."""
+        pool = self._pools.get(name)
+        return pool if pool else None
+
+    def refresh(self) -> None:
+        """Take up what was added or removed elsewhere. Raises `StoreAway`."""
+        stored = self._added.read()
+        if stored == self._stored:
+            return
+        added = self._added.decrypted(stored)
+        for name in {*self._pools, *added}:
+            accounts = {a.id: a for a in (*added.get(name, ()), *self._of_settings.get(name, ()))}
+            if name in self._pools:
+                self._pools[name].use(tuple(accounts.values()))
+            else:
+                self._pools[name] = self._pool(name, tuple(accounts.values()))
+        self._stored = stored
 
     def accounts(self) -> list[AccountView]:
         """All accounts as they stand; while the store is away, as far as this process knows."""
         return [view for pool in self._pools.values() for view in pool.view()]
+
+    def add(self, name: str, setting: AccountSetting) -> AccountView:
+        """Add an account to the pool `name`; one that is there already is changed. The other
+        workers hear of it within seconds. Raises `Unavailable` while the store is away.
+        """
+        try:
+            account_id = self._added.put(name, setting)
+            self.refresh()
+        except StoreAway as exc:
+            raise _away() from exc
+        return self._view(account_id)
+
+    def remove(self, account_id: str) -> AccountView:
+        """Remove an account that was added; it as it stood. Raises `NotFound`, `InvalidRequest` for
+        one of the settings, and `Unavailable` while the store is away.
+        """
+        view = self._view(account_id)
+        if view.source != "store":
+            raise InvalidRequest("this account is one of the settings: remove it there", param="id")
+        try:
+            self._added.drop(account_id)
+            self.refresh()
+        except StoreAway as exc:
+            raise _away() from exc
+        return view
 
     def reset(self, account_id: str) -> AccountView:
         """Back into service, faults forgotten. Raises `NotFound`, and `Unavailable` while the
@@ -248,15 +112,36 @@ class Pools:
         """Out of service until it is reset. Raises as `reset`."""
         return self._changed(account_id, Pool.disable)
 
-    def _changed(self, account_id: str, change: Callable[[Pool, str], bool]) -> AccountView:
-        for pool in self._pools.values():
-            if account_id in pool:
-                if not change(pool, account_id):
-                    raise Unavailable("the store is away: only one worker knows of the change")
-                return next(view for view in pool.view() if view.id == account_id)
-        raise NotFound("there is no such account", param="id")
-
     def extend_open(self) -> None:
         """Raises `StoreAway`."""
         for pool in self._pools.values():
             pool.extend_open()
+
+    def _pool(self, name: str, accounts: Sequence[Account]) -> Pool:
+        return Pool(name, accounts, self._store, self._clock)
+
+    def _changed(self, account_id: str, change: Callable[[Pool, str], bool]) -> AccountView:
+        if not change(self._pool_with(account_id), account_id):
+            raise _away()
+        return self._view(account_id)
+
+    def _view(self, account_id: str) -> AccountView:
+        views = self._pool_with(account_id).view()
+        return next(view for view in views if view.id == account_id)
+
+    def _pool_with(self, account_id: str) -> Pool:
+        for pool in self._pools.values():
+            if account_id in pool:
+                return pool
+        raise NotFound("there is no such account", param="id")
+
+
+def _entries(name: str, group: object) -> list[tuple[str, object]]:
+    """The pools that a provider's settings may describe, by name."""
+    if isinstance(group, list | tuple):
+        return [(f"{name}/{entry.prefix}", entry) for entry in group]
+    return [(name, group)]
+
+
+def _away() -> Unavailable:
+    return Unavailable("the store is away: the other workers cannot be told")

@@ -5,7 +5,7 @@ Without `auth.admin_key` none of its routes exists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from services.api.admin_views import (
     CreatedKey,
     KeyList,
     KeyView,
+    NewAccount,
     UsageList,
     account_view,
     key_view,
@@ -27,6 +28,7 @@ from services.api.admin_views import (
 )
 from services.api.body import read_body
 from services.config import Settings
+from services.core.errors import InvalidRequest
 from services.keys import KeyChanges, NewKey, UsageBook, UsageQuery
 from services.keys.editor import KeyEditor
 from services.wire.json_body import decode_json
@@ -36,7 +38,9 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Admin:
-    """The operations' views. `health` gives the report of the health route."""
+    """The operations' views. `pools` gives the names of the pools that there may be, `health` the
+    report of the health route.
+    """
 
     def __init__(
         self,
@@ -44,12 +48,14 @@ class Admin:
         keys: KeyEditor,
         usage: UsageBook,
         accounts: AccountBook,
+        pools: Callable[[], Collection[str]],
         health: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._settings = settings
         self._keys = keys
         self._usage = usage
         self._accounts = accounts
+        self._pools = pools
         self._health = health
 
     def create_key(self, body: NewKey) -> CreatedKey:
@@ -70,6 +76,18 @@ class Admin:
 
     def list_accounts(self) -> AccountList:
         return AccountList(tuple(account_view(a) for a in self._accounts.accounts()))
+
+    def add_account(self, body: NewAccount) -> AccountView:
+        if body.provider not in self._pools():
+            raise InvalidRequest(
+                "no such provider takes accounts; those that do: "
+                + (", ".join(sorted(self._pools())) or "none"),
+                param="provider",
+            )
+        return account_view(self._accounts.add(body.provider, body.setting()))
+
+    def remove_account(self, id: str) -> AccountView:
+        return account_view(self._accounts.remove(id))
 
     def reset_account(self, id: str) -> AccountView:
         return account_view(self._accounts.reset(id))
@@ -100,6 +118,16 @@ class Admin:
             Operation("PATCH", key, "Change a key", self.change_key, KeyView, KeyChanges),
             Operation("DELETE", key, "Revoke a key", self.revoke_key, KeyView),
             Operation("GET", "/accounts", "List accounts", self.list_accounts, AccountList),
+            Operation(
+                "POST",
+                "/accounts",
+                "Add an account",
+                self.add_account,
+                AccountView,
+                NewAccount,
+                status=201,
+            ),
+            Operation("DELETE", account, "Remove an account", self.remove_account, AccountView),
             Operation(
                 "POST", f"{account}/reset", "Back into service", self.reset_account, AccountView
             ),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
+from msgspec import Meta
 
+from services.config.account_setting import AccountSetting
 from services.config.kinds import hide_url_secrets
-from services.core.errors import NotFound
 from services.core.models import Secret
 from services.keys import KeyRecord, Limits, UsageRow
 
@@ -32,6 +33,8 @@ class Account(Protocol):
     def reason(self) -> str: ...
     @property
     def until(self) -> float | None: ...
+    @property
+    def source(self) -> str: ...
 
 
 class AccountBook(Protocol):
@@ -41,6 +44,14 @@ class AccountBook(Protocol):
 
     def accounts(self) -> Sequence[Account]: ...
 
+    def add(self, name: str, setting: AccountSetting) -> Account:
+        """Add an account to a pool, or change it there."""
+        ...
+
+    def remove(self, account_id: str) -> Account:
+        """Remove one that was added. Raises `NotFound`, and `InvalidRequest` for another."""
+        ...
+
     def reset(self, account_id: str) -> Account:
         """Back into service, failures forgotten. Raises `NotFound`."""
         ...
@@ -48,18 +59,6 @@ class AccountBook(Protocol):
     def disable(self, account_id: str) -> Account:
         """Out of service until it is reset. Raises `NotFound`."""
         ...
-
-
-class NoAccounts:
-    """The account book of a service without accounts."""
-
-    def accounts(self) -> Sequence[Account]:
-        return ()
-
-    def reset(self, account_id: str) -> Account:
-        raise NotFound("there is no such account", param="id")
-
-    disable = reset
 
 
 class KeyView(msgspec.Struct, frozen=True):
@@ -98,6 +97,29 @@ class AccountView(msgspec.Struct, frozen=True):
     state: str
     reason: str
     until: float | None
+    source: str
+
+
+class NewAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An account to add. `provider` is such as "backend_api" or "custom/relay"; `token` is a
+    refresh token, access token or key of the upstream; the rest is as in the settings.
+    """
+
+    provider: Annotated[str, Meta(min_length=1, max_length=200)]
+    token: Annotated[str, Meta(min_length=1, max_length=16_384)]
+    name: Annotated[str, Meta(max_length=100)] = ""
+    account: Annotated[str, Meta(max_length=200)] = ""
+    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
+    concurrent: Annotated[int, Meta(ge=0, le=10_000)] = 0
+
+    def setting(self) -> AccountSetting:
+        return AccountSetting(
+            token=Secret(self.token),
+            account=self.account,
+            weight=self.weight,
+            concurrent=self.concurrent,
+            name=self.name,
+        )
 
 
 class AccountList(msgspec.Struct, frozen=True):
@@ -130,7 +152,13 @@ def key_view(record: KeyRecord) -> KeyView:
 
 def account_view(account: Account) -> AccountView:
     return AccountView(
-        account.id, account.provider, account.name, account.state, account.reason, account.until
+        account.id,
+        account.provider,
+        account.name,
+        account.state,
+        account.reason,
+        account.until,
+        account.source,
     )
 
 

@@ -8,7 +8,7 @@ types `providers.<name>` of the settings.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -65,12 +65,14 @@ class Route(msgspec.Struct, frozen=True):
     """Where a model name leads: the upstream's name for it, and the operator's credential for it,
     if any.
 
-    `key` tells the provider which of its own upstreams is meant.
+    `key` tells the provider which of its own upstreams is meant; `pool` names the accounts that
+    serve it, where the provider has several pools.
     """
 
     upstream_model: str
     credential: Credential | None = None
     key: str = ""
+    pool: str = ""
 
 
 class Provider(ABC):
@@ -86,6 +88,11 @@ class Provider(ABC):
     """Whether its access tokens can be had for refresh tokens, which callers may then send."""
     takes_uploads = False
     """Whether a `file_id` in a request means an upload to /v1/files here, to be given as bytes."""
+
+    @property
+    def pools(self) -> Sequence[str]:
+        """The names of the pools of accounts that may serve it."""
+        return (self.name,)
 
     @abstractmethod
     def models(self) -> Iterable[ModelCard]:

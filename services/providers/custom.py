@@ -2,17 +2,18 @@
 
 A model is reached as `<prefix>/<model>`, or by its bare name where `models` lists it; `"*"` in
 `models` takes every name that nobody else claims. Without `api_key` the caller's own bearer is
-passed on. The request goes out as it came in, with the upstream's model name; fields we do not
-know pass through both ways.
+passed on, and callers who bring none get a key of `accounts`. The request goes out as it came in,
+with the upstream's model name; fields we do not know pass through both ways.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from services.config.account_setting import AccountSetting
 from services.core.errors import GatewayError
 from services.core.events import Event, Events
 from services.core.models import Credential, ModelCard, Secret
@@ -45,6 +46,8 @@ class Upstream(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
     proxy: str | None = None
     stream_usage: bool = True
+    accounts: tuple[AccountSetting, ...] = ()
+    accounts_file: str = ""
 
 
 SETTINGS = list[Upstream]
@@ -62,6 +65,10 @@ class Custom(Provider):
         self._upstreams = {upstream.prefix: upstream for upstream in upstreams}
         self._transport = transport
         self._created = int(time.time())
+
+    @property
+    def pools(self) -> Sequence[str]:
+        return tuple(_pool(upstream) for upstream in self._upstreams.values())
 
     def models(self) -> Iterable[ModelCard]:
         for upstream in self._upstreams.values():
@@ -154,7 +161,11 @@ class _StreamAnswer:
 
 def _route(upstream: Upstream, model: str) -> Route:
     credential = Credential(upstream.api_key) if upstream.api_key else None
-    return Route(model, credential, upstream.prefix)
+    return Route(model, credential, upstream.prefix, _pool(upstream))
+
+
+def _pool(upstream: Upstream) -> str:
+    return f"custom/{upstream.prefix}"
 
 
 def _headers(request: ChatRequest, credential: Credential) -> dict[str, str]:

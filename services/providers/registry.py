@@ -55,6 +55,11 @@ class Registry:
     def names(self) -> tuple[str, ...]:
         return tuple(provider.name for provider in self._providers)
 
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The names of all pools of accounts that there may be."""
+        return tuple(pool for provider in self._providers for pool in provider.pools)
+
     def models(self) -> list[ModelCard]:
         """All models to list, aliases last, each name once."""
         cards = {card.id: card for provider in self._providers for card in provider.models()}

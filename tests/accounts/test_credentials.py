@@ -11,14 +11,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.fernet import Fernet
 
 from emulators.backend_api import BackendApi
 from services import transport
 from services.accounts.account_list import accounts_of
 from services.accounts.credentials import MOST_ATTEMPTS, Credentials
 from services.accounts.failover import fault_of, with_failover
-from services.accounts.pools import Pool, Pools
-from services.accounts.vault import open_vault
+from services.accounts.pools import Pools
+from services.accounts.vault import Vault, open_vault
 from services.background import BackgroundQueue
 from services.config import Settings
 from services.config.account_setting import AccountSetting
@@ -98,6 +99,7 @@ def provider(endpoint: BackendApi) -> Asking:
     return Asking(endpoint.url)
 
 
+VAULT = Vault([Fernet.generate_key().decode()])
 Make = Callable[..., Credentials]
 
 
@@ -107,10 +109,9 @@ def make(store: Store, tmp_path: Path, endpoint: BackendApi, clock: Clock) -> Ma
 
     def credentials(*tokens: str, **options: Any) -> Credentials:
         settings = [AccountSetting(token=Secret(token), name=token[:10]) for token in tokens]
-        pool = Pool("web", accounts_of("web", settings), store, clock)
         tokens_of_all = manager(store, tmp_path, official(endpoint.url))
         background = BackgroundQueue()
-        pools = Pools({"web": pool} if tokens else {})
+        pools = Pools({"web": accounts_of("web", settings)}, store, VAULT, clock)
         return Credentials(pools, tokens_of_all, background, store, **options)
 
     return credentials
@@ -521,7 +522,7 @@ class TestWhole:
             schedule,
         )
         assert credentials.gpts_token() == Secret(alice(endpoint))
-        assert schedule.names == ("renew-tokens", "save-tokens", "extend-leases")
+        assert schedule.names == ("renew-tokens", "load-accounts", "save-tokens", "extend-leases")
         assert all(schedule.run(name) for name in schedule.names)
 
     def test_key_for_gpts_in_both_forms_and_missing(self, make: Make, endpoint: BackendApi) -> None:

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cryptography.fernet import Fernet
 
 from services.accounts.account_list import AccountsError, accounts_of
-from services.accounts.pools import Lease, Pool, Pools
+from services.accounts.pool import Lease, Pool
+from services.accounts.pools import Pools
+from services.accounts.vault import Vault
 from services.config import Settings, load
 from services.config.account_setting import AccountSetting
 from services.config.kinds import Group
-from services.core.errors import NotFound, RateLimited, Unavailable
+from services.core.errors import InvalidRequest, NotFound, RateLimited, Unavailable
 from services.core.models import Secret
 from services.providers.refusals import _BAN_WORDS
 from services.store import Store
@@ -26,6 +29,7 @@ from tests.accounts.support import Clock, RedisServer, hanging, server_pid, toge
 from tests.gateway import wait_for
 
 NOWHERE = Store("")
+VAULT = Vault([Fernet.generate_key().decode()])
 
 
 def setting(name: str, **fields: int) -> AccountSetting:
@@ -229,9 +233,9 @@ class TestOperator:
         assert names(pool, 1) == ["a"]
 
     def test_accounts_of_all_pools_are_found_by_id(self, store: Store) -> None:
-        one = Pool("one", accounts_of("one", [setting("a")]), store)
-        two = Pool("two", accounts_of("two", [setting("a")]), store)
-        pools = Pools({"one": one, "two": two})
+        pools = Pools(
+            {name: accounts_of(name, [setting("a")]) for name in ("one", "two")}, store, VAULT
+        )
         first, second = pools.accounts()
         assert first.id != second.id
         assert pools.disable(second.id).state == "disabled"
@@ -241,11 +245,57 @@ class TestOperator:
             pools.reset("unknown")
 
     def test_change_that_other_workers_cannot_hear_of_is_said(self) -> None:
-        pools = Pools({"one": Pool("one", accounts_of("one", [setting("a")]), NOWHERE)})
+        pools = Pools({"one": accounts_of("one", [setting("a")])}, NOWHERE, VAULT)
         [view] = pools.accounts()
         with pytest.raises(Unavailable, match="the store is away"):
             pools.disable(view.id)
         assert [view.state for view in pools.accounts()] == ["disabled"]
+
+
+class TestAdded:
+    def test_added_account_is_chosen_by_all_workers_and_lies_encrypted(self, store: Store) -> None:
+        one, two = (Pools({}, store, VAULT) for _ in range(2))
+        assert one.of("web") is None
+        view = one.add("web", setting("a", weight=3))
+        assert (view.name, view.state, view.weight, view.source) == ("a", "ready", 3, "store")
+        two.refresh()
+        pool = two.of("web")
+        assert pool is not None
+        assert pool.lease().account.token == setting("a").token
+        stored: object = store.run(lambda c: c.hgetall(store.key("accounts", "added")))
+        assert "token-of" not in repr(stored)
+
+    def test_added_account_stands_beside_those_of_the_settings(self, store: Store) -> None:
+        pools = Pools({"web": accounts_of("web", [setting("a")])}, store, VAULT)
+        added = pools.add("web", setting("b"))
+        pool = pools.of("web")
+        assert pool is not None
+        assert sorted(names(pool, 4)) == ["a", "a", "b", "b"]
+        pools.remove(added.id)
+        assert names(pool, 2) == ["a", "a"]
+        [own] = pools.accounts()
+        with pytest.raises(InvalidRequest, match="remove it there"):
+            pools.remove(own.id)
+
+    def test_same_token_twice_is_one_account_and_the_later_fields_count(self, store: Store) -> None:
+        pools = Pools({}, store, VAULT)
+        first = pools.add("web", setting("a"))
+        second = pools.add("web", setting("a", weight=5))
+        assert (first.id, second.weight) == (second.id, 5)
+        assert len(pools.accounts()) == 1
+
+    def test_account_of_another_key_is_left_out_and_said(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        Pools({}, store, VAULT).add("web", setting("a"))
+        other = Pools({}, store, Vault([Fernet.generate_key().decode()]))
+        other.refresh()
+        assert other.of("web") is None
+        assert "account unreadable" in caplog.text
+
+    def test_nothing_is_added_while_the_store_is_away(self) -> None:
+        with pytest.raises(Unavailable, match="the store is away"):
+            Pools({}, NOWHERE, VAULT).add("web", setting("a"))
 
 
 class TestShared:
@@ -376,13 +426,13 @@ class TestSettings:
         accounts = ["rt-1", {"token": "rt-2", "weight": 2}]
         path.write_text(json.dumps({"providers": {"web": {"accounts": accounts}}}))
         settings = load(path, {}, {"web": Web})
-        pools = Pools.from_settings(settings, NOWHERE)
+        pools = Pools.from_settings(settings, NOWHERE, VAULT)
         assert [view.weight for view in pools.accounts()] == [1, 2]
         environ = {"PROVIDERS_WEB_ACCOUNTS": '["rt-3"]'}
         settings = load(None, environ, {"web": Web})
-        [view] = Pools.from_settings(settings, NOWHERE).accounts()
+        [view] = Pools.from_settings(settings, NOWHERE, VAULT).accounts()
         assert view.provider == "web"
-        assert Pools.from_settings(Settings(), NOWHERE).of("web") is None
+        assert Pools.from_settings(Settings(), NOWHERE, VAULT).of("web") is None
 
 
 class Web(Group, frozen=True, kw_only=True):

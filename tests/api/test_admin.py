@@ -19,9 +19,9 @@ from werkzeug.serving import make_server
 
 from services import embedded_store
 from services.api import admin, errors
-from services.api.admin_views import NoAccounts
 from services.command_line import main
 from services.config import Auth, GatewayKeySetting, Redis, Server, Settings
+from services.config.account_setting import AccountSetting
 from services.core.errors import NotFound
 from services.core.models import Secret
 from services.embedded_store import EmbeddedStore
@@ -42,6 +42,7 @@ class Account(msgspec.Struct):
     state: str = "ready"
     reason: str = ""
     until: float | None = None
+    source: str = "settings"
 
 
 class Accounts:
@@ -61,6 +62,15 @@ class Accounts:
 
     def disable(self, account_id: str) -> Account:
         return self._set(account_id, "disabled", "by the operator")
+
+    def add(self, name: str, setting: AccountSetting) -> Account:
+        account = Account("acc_3", name, setting.name, source="store")
+        self._accounts[account.id] = account
+        return account
+
+    def remove(self, account_id: str) -> Account:
+        self._set(account_id, "ready", "")
+        return self._accounts.pop(account_id)
 
     def _set(self, account_id: str, state: str, reason: str) -> Account:
         account = self._accounts.get(account_id)
@@ -87,7 +97,12 @@ class Service:
     def __init__(self, store: Store, config: Settings) -> None:
         self.desk = Desk(store, config.auth.keys)
         views = admin.Admin(
-            config, self.desk.editor, self.desk.usage, Accounts(), lambda: {"status": "ok"}
+            config,
+            self.desk.editor,
+            self.desk.usage,
+            Accounts(),
+            lambda: ("custom",),
+            lambda: {"status": "ok"},
         )
         self.app = Flask(__name__)
         errors.register(self.app)
@@ -129,6 +144,8 @@ PATHS = [
     ("PATCH", "/keys/key_1"),
     ("DELETE", "/keys/key_1"),
     ("GET", "/accounts"),
+    ("POST", "/accounts"),
+    ("DELETE", "/accounts/acc_1"),
     ("POST", "/accounts/acc_1/reset"),
     ("POST", "/accounts/acc_1/disable"),
     ("GET", "/usage"),
@@ -246,10 +263,16 @@ class TestTheRest:
         assert service.call("POST", "/accounts/acc_2/disable")["state"] == "disabled"
         service.call("POST", "/accounts/acc_9/reset", None, 404)
 
-    def test_service_without_accounts_has_none(self) -> None:
-        assert NoAccounts().accounts() == ()
-        with pytest.raises(NotFound):
-            NoAccounts().disable("acc_1")
+    def test_account_is_added_to_a_known_provider_and_removed(self, service: Service) -> None:
+        body = {"provider": "custom", "token": "sk-of-an-upstream-0123", "name": "third"}
+        added = service.call("POST", "/accounts", body, 201)
+        assert (added["name"], added["source"]) == ("third", "store")
+        assert "sk-of-an-upstream" not in json.dumps(added)
+        told = service.call("POST", "/accounts", {**body, "provider": "nobody"}, 400)
+        assert "custom" in told["error"]["message"]
+        service.call("POST", "/accounts", {**body, "weight": 0}, 400)
+        service.call("DELETE", f"/accounts/{added['id']}")
+        service.call("DELETE", f"/accounts/{added['id']}", None, 404)
 
     def test_usage_by_groups_with_names(self, service: Service) -> None:
         key = service.call("POST", "/keys", {"name": "bot"}, 201)["key"]["id"]
@@ -443,7 +466,7 @@ class TestCommandLine:
         self, shell: Shell, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["--admin-key-file", "/no/such/file", "keys", "list"]) == 2
-        assert "cannot read the admin key" in capsys.readouterr().err
+        assert "cannot read a key" in capsys.readouterr().err
         status, _, err = shell("keys", "change", "key_1")
         assert (status, "nothing to change" in err) == (2, True)
 
