@@ -66,7 +66,8 @@ def default_text(base: Any, default: Any) -> str:
         return '""'
     if isinstance(default, float) and default.is_integer():
         default = int(default)
-    return json.dumps(dict(default) if isinstance(default, Mapping) else default)
+    plain = dict(default) if isinstance(default, Mapping) else default
+    return json.dumps(plain, ensure_ascii=False)
 
 
 def variable(path: str) -> str:

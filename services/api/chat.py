@@ -33,7 +33,7 @@ def blueprint(settings: Settings, gateway: Gateway, auth: Authenticator) -> Blue
     limits = RequestLimits(server.max_messages, server.max_json_depth)
     keep_alive = KeepAlive(server.keepalive, server.keepalive_interval)
     always_usage = server.stream_usage == "always"
-    default_profile = profile_from(settings.bot_mode)
+    default_profile = profile_from(settings.bot_mode, settings.labels)
     bp = Blueprint("chat", __name__)
 
     def create() -> Response:

@@ -110,7 +110,7 @@ def blueprint(
 ) -> Blueprint:
     """The image routes."""
     server = settings.server
-    default = profiles.profile_from(settings.bot_mode)
+    default = profiles.profile_from(settings.bot_mode, settings.labels)
     seconds = min(server.total_timeout, MAX_SECONDS)
     window = math.inf if server.keepalive == "off" else server.commit_window
     bp = Blueprint("images", __name__)

@@ -42,6 +42,15 @@ class BotMode(OldGroup, frozen=True, kw_only=True):
     enabled_plugin_output: bool = False
 
 
+class Labels(Group, frozen=True, kw_only=True):
+    """Words of ours that people read beside a picture: of its download link, and before a bare
+    URL.
+    """
+
+    download: str = "下载链接"
+    plain_image: str = ""
+
+
 class RefreshToAccess(OldGroup, frozen=True, kw_only=True):
     """How refresh tokens become access tokens."""
 
@@ -203,6 +212,7 @@ class Settings(OldGroup, frozen=True, kw_only=True):
     upload_success_text: str = ""
     auto_allow_actions: bool = False
     bot_mode: BotMode = BotMode()
+    labels: Labels = Labels()
     refresh_ToAccess: RefreshToAccess = RefreshToAccess()
     redis: Redis = Redis()
     server: Server = Server()

@@ -7,20 +7,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.config import BotMode
+from services.config import BotMode, Labels
 from services.core.errors import InvalidRequest
 
 HEADER = "X-Output-Profile"
 """The request header that names a profile."""
-
-
-class Labels(msgspec.Struct, frozen=True):
-    """Words of ours that people read beside a picture: of its download link, and before a bare
-    URL.
-    """
-
-    download: str = "下载链接"
-    plain_image: str = ""
 
 
 class Profile(msgspec.Struct, frozen=True):

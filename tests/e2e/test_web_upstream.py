@@ -10,8 +10,11 @@ import pytest
 import requests
 
 from emulators.backend_api import BackendApi
-from tests.gateway import KEY, GatewayProcess
+from tests.fetch.servers import Server, answer
+from tests.gateway import KEY, GatewayProcess, free_port
 
+DOT = (Path(__file__).parent / "dot.png").read_bytes()
+PDF = b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF"
 SETTINGS: dict[str, Any] = {
     "auth": {"keys": [KEY]},
     "use_pandora_file_server": False,
@@ -26,9 +29,21 @@ def web() -> Iterator[BackendApi]:
 
 
 @pytest.fixture(scope="module")
-def bridge(web: BackendApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+def shelf() -> Iterator[tuple[str, str]]:
+    """Where a picture and a document lie, beside the service."""
+    picture = answer(DOT, "Content-Type: image/png")
+    document = answer(PDF, "Content-Type: application/pdf")
+    with Server(picture) as pictures, Server(document) as documents:
+        yield f"127.0.0.1:{pictures.port}", f"127.0.0.1:{documents.port}"
+
+
+@pytest.fixture(scope="module")
+def bridge(
+    web: BackendApi, shelf: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
     own = {"access_token": web.accounts["alice"].access_token, "calls_per_minute": 0}
     settings = SETTINGS | {"upstream_base_url": web.url, "providers": {"backend_api": own}}
+    settings["files"] = {"fetch_allow": list(shelf)}
     with GatewayProcess(tmp_path_factory.mktemp("bridge"), settings) as process:
         yield process
 
@@ -114,11 +129,8 @@ def test_images_endpoint_gives_urls_and_bytes(bridge: GatewayProcess, web: Backe
 
 
 def test_pictures_and_documents_are_uploaded(bridge: GatewayProcess, web: BackendApi) -> None:
-    picture = (Path(__file__).parent / "dot.png").read_bytes()
-    url = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    upload = bridge.client().files.create(
-        file=("notes.pdf", b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF"), purpose="user_data"
-    )
+    url = f"data:image/png;base64,{base64.b64encode(DOT).decode()}"
+    upload = bridge.client().files.create(file=("notes.pdf", PDF), purpose="user_data")
     say(
         bridge,
         [
@@ -134,6 +146,37 @@ def test_pictures_and_documents_are_uploaded(bridge: GatewayProcess, web: Backen
     assert (attached["image/png"]["width"], attached["image/png"]["height"]) == (1, 1)
     assert attached["application/pdf"]["name"] == "notes.pdf"
     assert web.problems == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("form", ["image_url", "file_url"])
+def test_pictures_and_documents_are_fetched_from_their_urls(
+    bridge: GatewayProcess, web: BackendApi, shelf: tuple[str, str], form: str, stream: bool
+) -> None:
+    image, pdf = (f"http://{place}/some" for place in shelf)
+    # older clients send documents as pictures, since that was all there was
+    part = {"type": "image_url", "image_url": {"url": pdf}}
+    if form == "file_url":
+        part = {"type": "file", "file": {"file_url": pdf, "filename": "notes.pdf"}}
+    content = [
+        {"type": "text", "text": "What is in it?"},
+        {"type": "image_url", "image_url": {"url": image}},
+        part,
+    ]
+    heard = streamed(bridge, content) if stream else text_of(say(bridge, content))
+    assert heard
+    message = web.calls("conversation")[-1].json["messages"][-1]
+    types = {a["mimeType"] for a in message["metadata"]["attachments"]}
+    assert types == {"image/png", "application/pdf"}
+    assert web.problems == []
+
+
+def test_address_inside_is_not_fetched(bridge: GatewayProcess, web: BackendApi) -> None:
+    before = len(web.calls("conversation"))
+    inside = {"type": "image_url", "image_url": {"url": f"http://127.0.0.1:{free_port()}/x.png"}}
+    with pytest.raises(openai.BadRequestError):
+        say(bridge, [inside])
+    assert len(web.calls("conversation")) == before
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,6 @@ def test_an_unknown_profile_is_an_invalid_request(name: str) -> None:
 
 
 def test_the_header_wins_over_the_settings() -> None:
-    bot = profile_from(MODES["bot"], Labels("x"))
+    bot = profile_from(MODES["bot"], Labels(download="x"))
     assert profile_for(None, bot) == bot
-    assert profile_for("normal", bot) == Profile(labels=Labels("x"))
+    assert profile_for("normal", bot) == Profile(labels=Labels(download="x"))
