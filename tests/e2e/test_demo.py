@@ -139,6 +139,21 @@ def test_printed_model_list_has_real_and_scripted_models(demo: Demo) -> None:
     assert {"demo-llm", "emu-small", "emu-large", "gpt-4o"} <= listed
 
 
+def test_transcript_of_the_readme_is_what_comes(demo: Demo) -> None:
+    [command] = re.findall(r"^```sh\n(for word in .*?)^```$", README, re.MULTILINE | re.DOTALL)
+    [shown] = re.findall(r"^~~~text\n(.*?)^~~~$", README, re.MULTILINE | re.DOTALL)
+    printed = run(command.replace("http://127.0.0.1:8080", demo.url)).replace(
+        demo.url, "http://127.0.0.1:8080"
+    )
+    name = re.compile(r"[\w-]{33}(?=\.(png|csv))")
+    assert name.sub("NAME", printed) == name.sub("NAME", shown)
+    picture, *_, file = re.findall(r"\((http://127[^)]*)\)", printed)
+    for link, kind in ((picture, "image/png"), (file, "text/csv")):
+        fetched = requests.get(link.replace("http://127.0.0.1:8080", demo.url), timeout=10)
+        assert fetched.headers["Content-Type"].startswith(kind)
+        assert fetched.content
+
+
 @pytest.mark.parametrize(("max_tokens", "finish"), [(8, "length"), (96, "stop")])
 def test_stream_of_the_real_model_is_its_servers_own_answer(
     demo: Demo, max_tokens: int, finish: str
