@@ -8,6 +8,7 @@ from services import log, transport
 from services.accounts import Credentials, open_vault
 from services.api import admin, billing, chat, errors, files, health, images, models
 from services.api import metrics as metrics_api
+from services.api.answer import NoSessions
 from services.api.auth import Authenticator
 from services.api.edge import Edge
 from services.api.paths import LenientPaths
@@ -56,6 +57,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     schedule = Schedule(store)
     schedule.every(SWEEP_EVERY, "sweep-files", cache.sweep)
     app = Flask(__name__, static_folder=None)
+    app.session_interface = NoSessions()
     vault = open_vault(settings.server.folder, settings.store.secret_key)
     upstreams, background = make_transport(settings), BackgroundQueue()
     credentials = Credentials.from_settings(
@@ -110,7 +112,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(admin.blueprint(settings, views))
     routes = frozenset(str(rule) for rule in app.url_map.iter_rules())
     lenient = LenientPaths(app.wsgi_app, prefix, routes)
-    edge = Edge(metrics.counted(lenient), settings.server.cors_origins)
+    edge = Edge(lenient, settings.server.cors_origins, metrics.answered)
     app.wsgi_app = edge  # type: ignore[method-assign]
     schedule.start()
     return app

@@ -24,8 +24,6 @@ from services.keys.ledger import Turn
 
 FIRST_TOKEN_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
 
-WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
 _KINDS: tuple[tuple[type[errors.GatewayError], str], ...] = (
     (errors.UpstreamUnreachable, "unreachable"),
     (errors.UpstreamTimeout, "timeout"),
@@ -94,20 +92,9 @@ class Metrics:
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
         return Counter(f"causeway_{name}", about, labels, registry=self._own)
 
-    def counted(self, app: WSGIApp) -> WSGIApp:
-        """WSGI middleware that counts answers; to stand where the path has its one spelling."""
-        note = self._answers.append
-
-        def counting(
-            environ: dict[str, Any], start_response: Callable[..., Any]
-        ) -> Iterable[bytes]:
-            def begin(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-                note((environ["PATH_INFO"], status))
-                return start_response(status, headers, exc_info)
-
-            return app(environ, begin)
-
-        return counting
+    def answered(self, path: str, status: str) -> None:
+        """An answer has begun, to a path in its one spelling."""
+        self._answers.append((path, status))
 
     def upstream_failed(self, provider: str, error: errors.GatewayError) -> None:
         """An upstream failed a call, whether or not the caller got to see it."""

@@ -113,12 +113,17 @@ class PooledAttempt:
     def watch(self, batches: Batches[T]) -> Batches[T]:
         """A conversation that begins in this account goes on in it."""
         known = ""
-        for batch in batches:
-            for event in batch:
-                if isinstance(event, Conversation) and event.id != known:
-                    known = event.id
-                    self._later("pool-stick", known)
-            yield batch
+        try:
+            for batch in batches:
+                for event in batch:
+                    if isinstance(event, Conversation) and event.id != known:
+                        known = event.id
+                        self._later("pool-stick", known)
+                yield batch
+        finally:
+            closing = getattr(batches, "close", None)
+            if closing is not None:
+                closing()
 
     def failed(self, fault: GatewayError | TokenFailure) -> GatewayError | None:
         if isinstance(fault, TokenFailure):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Literal, Protocol, TypeVar
 
@@ -31,7 +30,7 @@ class Attempt(Protocol):
         ...
 
     def watch(self, batches: Batches[T]) -> Batches[T]:
-        """The batches as they are, looked at in passing."""
+        """The batches as they are, looked at in passing; closing it closes them."""
         ...
 
     def failed(self, fault: GatewayError | TokenFailure) -> GatewayError | None:
@@ -117,15 +116,12 @@ def _until_refused(
 ) -> Generator[list[T], None, GatewayError | None]:
     """Pass the batches on; the refusal, if the account was refused before the first event."""
     has_begun = False
+    watched: Batches[T] | None = None
     try:
-        with contextlib.ExitStack() as closing:
-            batches = open_stream(credential)
-            _close_with(closing, batches)
-            watched = attempt.watch(batches)
-            _close_with(closing, watched)
-            for batch in watched:
-                has_begun = has_begun or bool(batch)
-                yield batch
+        watched = attempt.watch(open_stream(credential))
+        for batch in watched:
+            has_begun = has_begun or bool(batch)
+            yield batch
     except GatewayError as error:
         if not has_begun and fault_of(error) is not None:
             return error
@@ -133,10 +129,8 @@ def _until_refused(
         if told is error:
             raise
         raise told from error
+    finally:
+        closing = getattr(watched, "close", None)
+        if closing is not None:
+            closing()
     return None
-
-
-def _close_with(stack: contextlib.ExitStack, batches: Iterator[object]) -> None:
-    close = getattr(batches, "close", None)
-    if close is not None:
-        stack.callback(close)

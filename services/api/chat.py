@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from services.api.answer import Answer
 from services.api.auth import Authenticator
 from services.api.body import read_body
 from services.api.client import Client
@@ -66,7 +67,7 @@ def blueprint(settings: Settings, gateway: Gateway, auth: Authenticator) -> Blue
         encoder = ChatChunks(head, with_usage=with_usage)
         primed = prime(events, server.commit_window, client.check)
         frames = write_stream(primed, encoder, client, keep_alive)
-        return Response(
+        return Answer(
             frames, headers=HEADERS, mimetype="text/event-stream", direct_passthrough=True
         )
 
@@ -85,4 +86,4 @@ def _whole(events: WireEvents, head: ResponseHead, client: Client) -> Response:
                 client.check()
     finally:
         close(events)
-    return Response(answer.encode(), mimetype="application/json")
+    return Answer(answer.encode(), mimetype="application/json")

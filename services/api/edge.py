@@ -31,10 +31,19 @@ _HEADER_NAMES = re.compile(r"[\w\s,-]{1,1000}", re.ASCII)
 
 
 class Edge:
-    """WSGI middleware. `origins` are the allowed ones; `*` allows any, without credentials."""
+    """WSGI middleware. `origins` are the allowed ones; `*` allows any, without credentials.
 
-    def __init__(self, app: WSGIApp, origins: tuple[str, ...]) -> None:
+    `note` is told the path, in its one spelling, and the status of each answer.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApp,
+        origins: tuple[str, ...],
+        note: Callable[[str, str], None] = lambda path, status: None,
+    ) -> None:
         self._app = app
+        self._note = note
         self._origins = frozenset(origins)
         self._any = "*" in self._origins
 
@@ -49,6 +58,7 @@ class Edge:
         cross = self._cross_origin(environ)
 
         def begin(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            self._note(environ["PATH_INFO"], status)
             headers += cross
             headers.append(("x-request-id", identity))
             headers.append(("openai-version", "2020-10-01"))
