@@ -4,6 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from emulators.backend_api import BackendApi
 from tests.gateway import GatewayProcess, question
 
@@ -39,6 +41,9 @@ def test_forty_requests_over_four_workers_make_one_exchange(tmp_path: Path) -> N
             assert set(statuses) == {200}
             assert web.count("oauth_token") == 1
             assert token not in process.log_text()
+            told = requests.get(f"{process.url}/metrics", timeout=10).text
+            assert 'causeway_refreshes_total{outcome="ok",provider="backend_api"} 1.0' in told
+            assert "causeway_last_refresh_timestamp_seconds" in told
 
 
 def test_token_is_kept_over_a_restart_and_renewed_on_a_401(tmp_path: Path) -> None:
