@@ -13,6 +13,9 @@ import msgspec
 from services.core.errors import ProtocolError
 
 MAX_EVENT = 16 * 1024 * 1024
+_SMALL = 4096
+"""A held piece of fewer bytes grows, so that single bytes do not become as many objects."""
+_LF = 10
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -30,12 +33,14 @@ class SSEDecoder:
 
     def __init__(self, max_event: int = MAX_EVENT) -> None:
         self._max = max_event
-        self._buffer = bytearray()
-        self._scanned = 0
+        self._held: list[bytes] = []
+        self._size = 0
         self._carriage = False
         self._started = False
 
     def feed(self, data: bytes) -> list[bytes]:
+        if self._is_one_event(data):
+            return [data[6:-2]]
         return [
             block[6:] if block.startswith(b"data: ") and b"\n" not in block else _parse(block).data
             for block in self._blocks(data)
@@ -50,34 +55,65 @@ class SSEDecoder:
         """What is left at the end: a last event whose blank line never came (some upstreams
         forget it).
         """
-        rest = bytes(self._buffer).strip(b"\n")
-        self._buffer.clear()
+        rest = self._with_held(b"").strip(b"\n")
         return [_parse(rest).data] if _has_data(rest) else []
+
+    def _is_one_event(self, data: bytes) -> bool:
+        """Whether that is all of `data`: the usual read of a stream that is paced."""
+        return (
+            data.startswith(b"data: ")
+            and data.find(b"\n") == len(data) - 2
+            and data[-1] == _LF
+            and self._started
+            and not self._held
+            and not self._carriage
+            and b"\r" not in data
+        )
 
     def _blocks(self, data: bytes) -> list[bytes]:
         if not self._started:
             data = self._skip_byte_order_mark(data)
         if self._carriage or b"\r" in data:
             data = self._normalise(data)
-        if not self._buffer and data.endswith(b"\n\n"):
-            return data.split(b"\n\n")
-        self._buffer += data
-        end = self._buffer.rfind(b"\n\n", max(0, self._scanned - 1))
+        if not self._held and data.endswith(b"\n\n"):
+            return _split(data)
+        if self._held and data.startswith(b"\n") and self._held[-1].endswith(b"\n"):
+            data = self._with_held(data)
+        end = data.rfind(b"\n\n") if b"\n" in data else -1
         if end < 0:
-            self._scanned = len(self._buffer)
-            if self._scanned > self._max:
-                raise ProtocolError(f"the upstream sent an event of more than {self._max} bytes")
+            self._hold(data)
             return []
-        whole = bytes(self._buffer[:end])
-        del self._buffer[: end + 2]
-        self._scanned = len(self._buffer)
-        return whole.split(b"\n\n")
+        first, *others = _split(data[:end])
+        blocks = [self._with_held(first), *others]
+        self._hold(data[end + 2 :])
+        return blocks
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what is not complete; the pieces of a long event are joined once, at its end."""
+        if not data:
+            return
+        self._size += len(data)
+        if self._held and len(self._held[-1]) < _SMALL:
+            self._held[-1] += data
+        else:
+            self._held.append(data)
+        if self._size > self._max:
+            raise ProtocolError(f"the upstream sent an event of more than {self._max} bytes")
+
+    def _with_held(self, data: bytes) -> bytes:
+        """What was held, then `data`. Nothing is held then."""
+        if not self._held:
+            return data
+        self._held.append(data)
+        whole = b"".join(self._held)
+        self._held.clear()
+        self._size = 0
+        return whole
 
     def _skip_byte_order_mark(self, data: bytes) -> bytes:
-        data = bytes(self._buffer) + data
-        self._buffer.clear()
+        data = self._with_held(data)
         if len(data) < len(_BOM) and _BOM.startswith(data):
-            self._buffer += data
+            self._hold(data)
             return b""
         self._started = True
         return data.removeprefix(_BOM)
@@ -120,6 +156,17 @@ class LineDecoder:
         rest = bytes(self._buffer).strip()
         self._buffer.clear()
         return [rest] if rest else []
+
+
+def _split(data: bytes) -> list[bytes]:
+    """Split at blank lines, as `data.split(b"\\n\\n")`.
+
+    To look for one byte is ten times as fast as for two, and will do where events are one line.
+    """
+    lines = data.split(b"\n")
+    if len(lines) % 2 and not any(lines[1::2]):
+        return lines[::2]
+    return data.split(b"\n\n")
 
 
 def _has_data(block: bytes) -> bool:

@@ -31,7 +31,7 @@ def wires(request: pytest.FixtureRequest) -> Iterator[Transport]:
 def names() -> Custom:
     """Two upstreams that are never asked."""
     transport = create("gevent")
-    first = Upstream("a", "http://127.0.0.1:9/v1", Secret("key-of-a"), ("shared", "only-a"))
+    first = Upstream("a", "http://127.0.0.1:9/v1", Secret("key-of-a-canary7f3e"), ("shared", "only-a"))
     second = Upstream("b", "http://127.0.0.1:9/v1/", None, ("shared", "*"))
     return Custom([first, second], transport)
 
@@ -93,7 +93,7 @@ def test_operators_key_goes_with_the_route(names: Custom) -> None:
     own, theirs = names.route("only-a"), names.route("b/x")
     assert own is not None
     assert theirs is not None
-    assert own.credential == Credential(Secret("key-of-a"))
+    assert own.credential == Credential(Secret("key-of-a-canary7f3e"))
     assert theirs.credential is None
 
 
@@ -140,7 +140,7 @@ def test_changed_messages_are_encoded_anew(wires: Transport, upstream: OpenAICom
     ]
 
 
-@pytest.mark.parametrize("token", [None, "sk-mine-0123456789"])
+@pytest.mark.parametrize("token", [None, "sk-mine-canary7f3e"])
 def test_bearer_is_the_credential_or_none(
     wires: Transport, upstream: OpenAICompat, token: str | None
 ) -> None:

@@ -76,6 +76,35 @@ def test_endless_event_is_refused() -> None:
             decoder.feed(b"data: xxxxxxxx")
 
 
+@pytest.mark.parametrize("size", [1, 3, 1000, 4096, 65536])
+def test_long_events_survive_reads_of_any_size(size: int) -> None:
+    events = [b"x" * 9000, b"y" * 70000, b"z"]
+    stream = b"".join(b"data: " + event + b"\n\n" for event in events)
+    assert decode([stream[at : at + size] for at in range(0, len(stream), size)]) == events
+
+
+def test_a_byte_order_mark_counts_only_at_the_beginning() -> None:
+    assert decode([b"data: 1\n\n", b"\xef\xbb\xbfdata: 2\n\n", b"data: 3\n\n"]) == [b"1", b"3"]
+
+
+def test_reads_of_one_event_each() -> None:
+    reads = [
+        b"data: 1\n\n",
+        b"data: 2\n\n",
+        b"data: 3\r\n\r\n",
+        b"data: 4\n\n",
+        b"data: 5\n",
+        b"\n",
+    ]
+    assert decode(reads) == [b"1", b"2", b"3", b"4", b"5"]
+
+
+@pytest.mark.parametrize("blank", [b"\n\n", b"\n\n\n", b"\n\n\n\n"])
+def test_events_of_one_and_of_several_lines_in_one_read(blank: bytes) -> None:
+    stream = blank.join([b"data: 1", b"event: e\ndata: 2", b"data: 3\ndata: 4", b": c", b""])
+    assert decode([stream]) == [b"1", b"2", b"3\n4"]
+
+
 @given(
     st.lists(st.text(st.characters(blacklist_categories=["Cc", "Zs", "Cs"]), min_size=1)),
     st.sampled_from(["\n", "\r\n", "\n\n"]),

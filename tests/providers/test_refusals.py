@@ -15,7 +15,7 @@ from services.core.errors import GatewayError
 from services.core.models import Credential, Secret
 from services.providers.refusals import error_in_answer, not_an_answer, refusal, retry_after
 
-TOKEN = "sk-canary-0123456789"
+TOKEN = "sk-canary7f3e-0123456789"
 OPERATORS = Credential(Secret(TOKEN))
 CALLERS = Credential(Secret(TOKEN), from_caller=True)
 BAN_WORDS = [

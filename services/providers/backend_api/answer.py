@@ -6,13 +6,13 @@ from services.core.errors import UpstreamError
 from services.core.events import Conversation, Finish, FinishReason, Reasoning, Text
 from services.core.models import Credential
 from services.providers.backend_api.body import Confirmation
+from services.providers.backend_api.event_reader import EventReader
 from services.providers.backend_api.found import Found
 from services.providers.backend_api.frames import DONE
 from services.providers.backend_api.refused import refused_in_stream
 from services.providers.backend_api.upstream_events import (
     Message,
     UpstreamEvent,
-    decode_event,
     finish_type,
     question,
 )
@@ -50,6 +50,7 @@ class Answer:
         self._upload_notice = upload_notice
         self._untold = told
         self._told = told
+        self._events = EventReader()
         self._voices: dict[tuple[str, str], Voice | None] = {}
         self._speaking: Voice | None = None
         self._reason: FinishReason = "stop"
@@ -60,7 +61,7 @@ class Answer:
         if frame == DONE:
             self.done = True
             return
-        event = decode_event(frame)
+        event = self._events.read(frame)
         if event is None:
             return
         if event.conversation_id:

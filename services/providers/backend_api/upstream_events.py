@@ -40,6 +40,23 @@ class Content(msgspec.Struct):
         return "".join([part for part in self.parts if isinstance(part, str)])
 
 
+class Grown(Content):
+    """What an event `added` to the text of the one before it, which had `start` characters.
+
+    `known` is the event as far as the end of the text, which begins at `begin`; it is what it says
+    only until another event is read.
+    """
+
+    start: int = 0
+    added: str = ""
+    known: bytearray = msgspec.field(default_factory=bytearray)
+    begin: int = 0
+
+    @property
+    def whole(self) -> str:
+        return decode_text(bytes(self.known[self.begin :]))
+
+
 class _FinishDetails(msgspec.Struct):
     type: str = ""
 
@@ -138,6 +155,7 @@ class Question(msgspec.Struct):
 
 
 _decode_event = msgspec.json.Decoder(UpstreamEvent).decode
+_decode_text = msgspec.json.Decoder(str).decode
 
 
 def decode_event(frame: bytes) -> UpstreamEvent | None:
@@ -156,6 +174,13 @@ def decode_event(frame: bytes) -> UpstreamEvent | None:
         if frame.lstrip()[:1] in (b"{", b"["):
             raise ProtocolError("the upstream sent an event that is not JSON") from exc
         return None  # such as `2024-02-11 10:15:00.123456`
+
+
+def decode_text(literal: bytes) -> str:
+    """What stands between the quotes of a JSON string. Raises `msgspec.DecodeError` or
+    `UnicodeDecodeError` if it is anything else.
+    """
+    return _decode_text(b'"%b"' % literal)
 
 
 def sources(citations: msgspec.Raw) -> list[Source]:

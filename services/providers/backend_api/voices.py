@@ -37,7 +37,7 @@ class Spoken:
     def hear(self, message: Message, out: list[Found]) -> None:
         assert message.content is not None
         self._message = message
-        delta = self._growth.advance(message.content.whole)
+        delta = self._growth.advance(message.content)
         if delta:
             self._say(self._scanner.feed(delta), out)
         self._pictures.hear(message, out)
@@ -78,7 +78,7 @@ class Code:
 
     def hear(self, message: Message, out: list[Found]) -> None:
         assert message.content is not None
-        delta = self._growth.advance(message.content.whole)
+        delta = self._growth.advance(message.content)
         if delta:
             out.append(CodeBlock(delta, self._first))
             self._first = False
@@ -98,7 +98,7 @@ class Output:
 
     def hear(self, message: Message, out: list[Found]) -> None:
         assert message.content is not None
-        self._say(self._notice.feed(self._growth.advance(message.content.whole)), out)
+        self._say(self._notice.feed(self._growth.advance(message.content)), out)
         if message.metadata is not None:
             shown = map(file_id, plots(message.metadata.aggregate_result))
             self._plots.update((name, None) for name in shown if name)
@@ -122,7 +122,7 @@ class Thinking:
 
     def hear(self, message: Message, out: list[Found]) -> None:
         assert message.content is not None
-        delta = self._growth.advance(message.content.whole)
+        delta = self._growth.advance(message.content)
         if delta:
             out.append(Reasoning(delta))
 

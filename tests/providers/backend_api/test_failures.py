@@ -26,8 +26,8 @@ from services.providers.backend_api.refused import refused, refused_in_stream
 
 from .support import STOP, Stage, joined, message, wait_for
 
-MINE = Credential(Secret("callers-own-token"), from_caller=True)
-OPERATORS = Credential(Secret("operators-token"))
+MINE = Credential(Secret("callers-canary7f3e-token"), from_caller=True)
+OPERATORS = Credential(Secret("operators-canary7f3e-token"))
 HELLO = [Text("Hello")]
 
 

@@ -1,0 +1,185 @@
+"""What is compared instead of decoded comes out as if it had been decoded."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from services.core.errors import ProtocolError
+from services.core.events import Text
+from services.core.models import Credential
+from services.providers.backend_api.answer import Answer
+from services.providers.backend_api.event_reader import EventReader
+from services.providers.backend_api.found import Found
+from services.providers.backend_api.growth import Growth
+from services.providers.backend_api.upstream_events import (
+    Content,
+    Grown,
+    UpstreamEvent,
+    decode_event,
+)
+
+HARD = (
+    '"',
+    "\\",
+    '\\"',
+    "你",
+    "🦦",
+    "\n",
+    '", "parts": ["x',
+    "\\u0041",
+    "data: ",
+    "a",
+    "bc ",
+    "【1†s】",
+)
+
+
+def event(text: str, *more_parts: Any, **fields: Any) -> dict[str, Any]:
+    message = {
+        "id": "m1",
+        "author": {"role": "assistant", "name": None},
+        "content": {"content_type": "text", "parts": [text, *more_parts]},
+        "status": "in_progress",
+        "metadata": {"model_slug": "gpt-4"},
+        "recipient": "all",
+    }
+    return {"message": message | fields, "conversation_id": "c1", "error": None}
+
+
+def raw(body: dict[str, Any], *, ascii_only: bool = True, tight: bool = False) -> bytes:
+    separators = (",", ":") if tight else (", ", ": ")
+    return json.dumps(body, ensure_ascii=ascii_only, separators=separators).encode()
+
+
+def seen(read: UpstreamEvent | None) -> Any:
+    """All that is used of an event."""
+    if read is None or read.message is None:
+        return read
+    message, content, metadata = read.message, read.message.content, read.message.metadata
+    assert content is not None
+    assert metadata is not None
+    return (
+        (message.id, message.author, message.status, message.recipient, read.conversation_id),
+        (content.content_type, content.whole, len(content.parts or ()), content.text),
+        (bytes(metadata.citations), bytes(metadata.finish_details), read.error, read.detail),
+    )
+
+
+def content_of(read: UpstreamEvent | None) -> Content:
+    assert read is not None
+    assert read.message is not None
+    assert read.message.content is not None
+    return read.message.content
+
+
+def next_event(rng: random.Random, text: str) -> dict[str, Any]:
+    """Mostly more text, but everything else that may happen to a message too."""
+    match rng.randrange(16):
+        case 0:
+            return event(text[: rng.randint(0, len(text))] + rng.choice(HARD))
+        case 1:
+            return event(text, status="finished_successfully")
+        case 2:
+            return event(text, metadata={"citations": [{"metadata": {"name": text[-2:]}}]})
+        case 3:
+            return event(text, {"content_type": "image_asset_pointer"})
+        case 4:
+            return event(text, "a second part")
+        case 5:
+            return event(text[:5], id="m2")
+        case 6:
+            return event(text, recipient="python")
+        case 7:
+            return {"type": "title_generation", "title": text, "conversation_id": "c1"}
+        case _:
+            return event(text + "".join(rng.choices(HARD, k=rng.randint(0, 4))))
+
+
+def text_in(body: dict[str, Any], otherwise: str) -> str:
+    return body["message"]["content"]["parts"][0] if body.get("message") else otherwise
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("tight", [True, False])
+def test_every_event_reads_as_if_decoded_alone(ascii_only: bool, tight: bool) -> None:
+    seed = random.randrange(10**9)
+    print(f"seed={seed}")
+    rng = random.Random(seed)
+    compared = 0
+    for _ in range(200):
+        reader, text = EventReader(), ""
+        ours: dict[str, Growth] = {}
+        plain: dict[str, Growth] = {}
+        for _ in range(12):
+            body = next_event(rng, text)
+            text = text_in(body, text)
+            frame = raw(body, ascii_only=ascii_only, tight=tight)
+            read = reader.read(frame)
+            assert seen(read) == seen(decode_event(frame))
+            if read is not None and read.message is not None:
+                compared += isinstance(content_of(read), Grown)
+                name = read.message.id
+                expected = plain.setdefault(name, Growth()).advance(
+                    Content("text", [content_of(read).whole])
+                )
+                assert ours.setdefault(name, Growth()).advance(content_of(read)) == expected
+    assert compared > 200
+
+
+def test_of_a_growing_text_only_what_is_new_is_decoded() -> None:
+    reader = EventReader()
+    text = 'She said: "otters", \\ and 水獭🦦.\n' * 50
+    reader.read(raw(event(text[:1])))
+    for end in range(2, len(text)):
+        content = content_of(reader.read(raw(event(text[:end]))))
+        assert isinstance(content, Grown)
+        assert (content.parts, content.start) == ([text[end - 1]], end - 1)
+    assert content.whole == text[:-1]
+
+
+def test_heartbeats_between_events_are_no_hindrance() -> None:
+    reader = EventReader()
+    reader.read(raw(event("a")))
+    assert reader.read(b"2024-02-11 10:15:00.123456") is None
+    assert isinstance(content_of(reader.read(raw(event("ab")))), Grown)
+
+
+def test_an_upstream_that_stamps_its_events_is_read_all_the_same() -> None:
+    reader = EventReader()
+    for number in range(100):
+        frame = raw(event("a" * number, id="m1", create_time=number))
+        assert seen(reader.read(frame)) == seen(decode_event(frame))
+
+
+def test_a_broken_event_after_good_ones_is_an_error() -> None:
+    reader, frame = EventReader(), raw(event("a"))
+    reader.read(frame)
+    with pytest.raises(ProtocolError):
+        reader.read(frame.replace(b'"a"', b'"ab"')[:-1])
+
+
+@pytest.mark.parametrize("bad", [b'"', b"\\", b"\\ud83d", b"\n", b"\xff", b'x", "y'])
+def test_what_cannot_stand_in_a_string_is_not_taken_for_text(bad: bytes) -> None:
+    reader, frame = EventReader(), raw(event("a"))
+    reader.read(frame)
+    changed = frame.replace(b'["a"]', b'["a' + bad + b'"]')
+    try:
+        expected = seen(decode_event(changed))
+    except ProtocolError:
+        with pytest.raises(ProtocolError):
+            reader.read(changed)
+    else:
+        assert seen(reader.read(changed)) == expected
+
+
+def test_shorter_text_then_more_says_nothing_twice() -> None:
+    answer = Answer(Credential(None), plot_notice="", upload_notice="", told=False)
+    found: list[Found] = []
+    for text in ("Hello world", "Hello", "Hello wor", "Hello world!", "Hello world! Bye"):
+        answer.feed(raw(event(text)), found)
+    answer.close(found)
+    assert "".join(item.text for item in found if isinstance(item, Text)) == "Hello world! Bye"
