@@ -84,13 +84,14 @@ class Extra(msgspec.Struct, frozen=True):
 class Image(msgspec.Struct, frozen=True):
     """A picture made by the upstream: `url` of the upstream's, or `data`.
 
-    `title` is for its alt text.
+    `title` is for its alt text. `missing` is what is said in its place if it cannot be had.
     """
 
     url: str | None = None
     data: bytes | None = None
     title: str = "image"
     revised_prompt: str | None = None
+    missing: str | None = None
 
 
 class File(msgspec.Struct, frozen=True):

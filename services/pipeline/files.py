@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import msgspec
 
-from services.core.errors import GatewayError
+from services.core.errors import GatewayError, UpstreamError
 from services.core.events import SILENCE, Event, Events, File, Image, Text
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ _LINK = re.compile(r"https?://[!-~]{1,8192}", re.IGNORECASE)
 def adopt_files(
     events: Events, adopt: Adopt, *, failed: str | None = FAILED, keep_upstream_urls: bool = False
 ) -> Events:
-    """Give every Image and File our URL, and no bytes; where that fails, `failed` as text.
+    """Give every Image and File our URL, and no bytes; where that fails, `failed` as text, or what
+    a picture that is missing brings along.
 
     With None for `failed` the failure is raised instead, for callers who want nothing but files.
     While downloads run, an empty batch goes out each second. With `keep_upstream_urls` an event
@@ -59,13 +60,13 @@ def _adopted(batch: list[Event], adopt: Adopt, failed: str | None, keep: bool) -
         urls = {
             place: pool.submit(adopt, event)
             for place, event in enumerate(rest)
-            if isinstance(event, Image | File) and not (keep and _has_link(event))
+            if isinstance(event, Image | File) and not (_is_missing(event) or _kept(event, keep))
         }
         yield from _silence(urls.values())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     yield [
-        _settled(event, urls[place], failed) if place in urls else event
+        _settled(event, urls[place], failed) if place in urls else _said(event, failed)
         for place, event in enumerate(rest)
     ]
 
@@ -75,8 +76,21 @@ def _silence(futures: Iterable[Future[str]]) -> Events:
         yield SILENCE
 
 
-def _has_link(event: Image | File) -> bool:
-    return event.url is not None and _LINK.fullmatch(event.url) is not None
+def _is_missing(event: Event) -> bool:
+    return isinstance(event, Image) and event.missing is not None
+
+
+def _kept(event: Image | File, keep: bool) -> bool:
+    return keep and event.url is not None and _LINK.fullmatch(event.url) is not None
+
+
+def _said(event: Event, failed: str | None) -> Event:
+    """A missing picture as its text; anything else as it is."""
+    if not isinstance(event, Image) or event.missing is None:
+        return event
+    if failed is None:
+        raise UpstreamError("the upstream made a picture that it does not give out")
+    return Text(event.missing)
 
 
 def _settled(event: Event, url: Future[str], failed: str | None) -> Event:

@@ -56,7 +56,7 @@ class Downloads:
             url = yield from self._url(f"files/{asset.file_id}/download")
         except GatewayError as exc:
             log.info("picture not had reason=%s", exc.message)
-            return [Text(self._own.image_error)]
+            return [Image(missing=self._own.image_error)]
         title = self._own.image_label or "image"
         return [Image(url=url, title=title, revised_prompt=asset.revised_prompt)]
 

@@ -196,8 +196,9 @@ def test_refused_drawing_is_text(stage: Stage) -> None:
 
 def test_picture_that_cannot_be_had_is_told_not_dropped(stage: Stage) -> None:
     events = stage.events("#dalle_403")
-    assert not any(isinstance(e, Image) for e in events)
-    assert "图片下载失败" in text_of(events)
+    [picture] = [e for e in events if isinstance(e, Image)]
+    assert picture.url is None
+    assert "图片下载失败" in (picture.missing or "")
     assert text_of(events).endswith("Here is it.")
 
 
