@@ -147,12 +147,15 @@ class Gateway:
 
     def _watched(self, target: Target, request: ChatRequest, setting: Setting) -> Events:
         """The provider's events; how it went is remembered for the health report."""
-        name = target.provider.name
+        name, key = target.provider.name, target.route.key
         try:
             yield from self._credentials.stream(
                 target.provider, request, target.route, setting.caller, setting.admission
             )
         except UpstreamError as exc:
+            log.warning(
+                "upstream failed provider=%s upstream=%s reason=%s", name, key or "-", exc.message
+            )
             self._failures[name] = Failure(exc.message, time.monotonic())
             self._on_failure(name, exc)
             raise

@@ -54,7 +54,6 @@ class Exchange(ABC):
 
     status: int = 0
     headers: Mapping[str, str] = NO_HEADERS
-    origin: str
 
     @abstractmethod
     def wait(self, tick: float) -> bool:
@@ -88,7 +87,7 @@ class Exchange(ABC):
             size += len(piece)
             if size > limit:
                 self.close()
-                raise ProtocolError(f"answer from {self.origin} is larger than {limit} bytes")
+                raise ProtocolError(f"the upstream's answer is larger than {limit} bytes")
             pieces.append(piece)
         return b"".join(pieces)
 

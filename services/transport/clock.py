@@ -6,7 +6,6 @@ from time import monotonic
 
 from services.core.errors import UpstreamTimeout
 from services.transport.base import Timeouts
-from services.transport.route import Route
 
 # Seconds. A connection that the upstream had given up shows it within a round trip. One that
 # breaks later broke over this request, which may have had its effect and is not sent twice.
@@ -23,16 +22,14 @@ class Clock:
     __slots__ = (
         "_first_byte_at",
         "_limits",
-        "_origin",
         "_quiet_until",
         "_total_at",
         "asked_at",
         "sent_at",
     )
 
-    def __init__(self, limits: Timeouts, origin: str) -> None:
+    def __init__(self, limits: Timeouts) -> None:
         self._limits = limits
-        self._origin = origin
         self.asked_at = self.sent_at = monotonic()
         self._total_at = self.asked_at + limits.total
         self._first_byte_at = self._total_at
@@ -57,7 +54,7 @@ class Clock:
         if left > 0:
             return tick if tick < left else left
         self._check_total(now)
-        raise UpstreamTimeout(f"no answer from {self._origin} within {self._limits.first_byte:g} s")
+        raise UpstreamTimeout(f"no answer from the upstream within {self._limits.first_byte:g} s")
 
     def until_body(self, tick: float) -> float:
         """Like `until_headers`, for more of the body."""
@@ -69,22 +66,22 @@ class Clock:
             return tick if tick < left else left
         self._check_total(now)
         raise UpstreamTimeout(
-            f"{self._origin} went silent for {self._limits.idle:g} s within its answer"
+            f"the upstream went silent for {self._limits.idle:g} s within its answer"
         )
 
     def _check_total(self, now: float) -> None:
         if now >= self._total_at:
-            raise total_timeout(self._origin, self._limits)
+            raise total_timeout(self._limits)
 
 
-def connect_timeout(route: Route, limits: Timeouts) -> UpstreamTimeout:
-    return UpstreamTimeout(f"could not connect to {route} within {limits.connect:g} s")
+def connect_timeout(limits: Timeouts) -> UpstreamTimeout:
+    return UpstreamTimeout(f"could not connect to the upstream within {limits.connect:g} s")
 
 
-def send_timeout(route: Route, limits: Timeouts) -> UpstreamTimeout:
+def send_timeout(limits: Timeouts) -> UpstreamTimeout:
     seconds = min(limits.first_byte, limits.total)
-    return UpstreamTimeout(f"{route.origin} did not take the request within {seconds:g} s")
+    return UpstreamTimeout(f"the upstream did not take the request within {seconds:g} s")
 
 
-def total_timeout(origin: str, limits: Timeouts) -> UpstreamTimeout:
-    return UpstreamTimeout(f"answer from {origin} took longer than {limits.total:g} s")
+def total_timeout(limits: Timeouts) -> UpstreamTimeout:
+    return UpstreamTimeout(f"the upstream's answer took longer than {limits.total:g} s")

@@ -31,9 +31,9 @@ def dial(route: Route, tls: Tls, limits: Timeouts) -> Wire:
     try:
         return _dial(route, tls, monotonic() + limits.connect)
     except TimeoutError as exc:
-        raise connect_timeout(route, limits) from exc
+        raise connect_timeout(limits) from exc
     except OSError as exc:
-        raise UpstreamUnreachable(f"cannot connect to {route}: {reason(exc)}") from exc
+        raise UpstreamUnreachable(f"cannot connect to the upstream: {reason(exc)}") from exc
 
 
 def _dial(route: Route, tls: Tls, deadline: float) -> Wire:

@@ -55,7 +55,7 @@ class Line:
                 self._wire.sendall(rest[start : start + SEND_SIZE])
         except TimeoutError as exc:
             self.drop()
-            raise send_timeout(self.route, self.limits) from exc
+            raise send_timeout(self.limits) from exc
 
     def receive(self, seconds: float) -> bytes | None:
         """Return what is there, b"" at the end of file, None after silence; OSError if broken."""

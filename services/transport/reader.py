@@ -179,23 +179,24 @@ class Reader(threading.Thread):
         return failure
 
     def _failure_for(self, cause: BaseException) -> GatewayError:
-        limits, origin = self.limits, self.route.origin
+        limits = self.limits
         if isinstance(cause, TimeoutError):
             if not self.is_connected:
-                return connect_timeout(self.route, limits)
+                return connect_timeout(limits)
             if not self.is_sent:
-                return send_timeout(self.route, limits)
-            return total_timeout(origin, limits)
+                return send_timeout(limits)
+            return total_timeout(limits)
         if not self.is_connected:
-            return UpstreamUnreachable(f"cannot connect to {self.route}: {reason(cause)}")
+            return UpstreamUnreachable(f"cannot connect to the upstream: {reason(cause)}")
         if not self._answered:
             why = reason(cause)
-            return ProtocolError(f"{origin} broke the connection without an answer: {why}")
+            return ProtocolError(f"the upstream broke the connection without an answer: {why}")
         if isinstance(cause, http.client.IncompleteRead):
-            return ProtocolError(f"{origin} closed the connection within its answer")
+            return ProtocolError("the upstream closed the connection within its answer")
         if isinstance(cause, OSError):
-            return ProtocolError(f"connection to {origin} broke within its answer: {reason(cause)}")
-        return ProtocolError(f"{origin} does not speak http/1.1 correctly")
+            why = reason(cause)
+            return ProtocolError(f"the connection to the upstream broke within its answer: {why}")
+        return ProtocolError("the upstream does not speak http/1.1 correctly")
 
 
 def _root(exc: BaseException) -> BaseException:

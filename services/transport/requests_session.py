@@ -42,9 +42,9 @@ class RequestsTransport(Transport):
         prepared.prepare(request.method, url, data=request.body or None)
         prepared.headers = CaseInsensitiveDict(headers_for(request, route))
         proxies = {"http": via, "https": via} if via else {}
-        clock = Clock(limits, route.origin)
+        clock = Clock(limits)
         reader = Reader(self._adapter, prepared, proxies, limits, clock, route)
-        exchange = RequestsExchange(reader, clock, route.origin)
+        exchange = RequestsExchange(reader, clock)
         reader.start()
         exchange.await_sent()
         return exchange
@@ -56,8 +56,7 @@ class RequestsTransport(Transport):
 class RequestsExchange(Exchange):
     """See Exchange; takes what its reader thread hands over."""
 
-    def __init__(self, reader: Reader, clock: Clock, origin: str) -> None:
-        self.origin = origin
+    def __init__(self, reader: Reader, clock: Clock) -> None:
         self._reader = reader
         self._clock = clock
         self._decoder: Decoder | None = None
@@ -66,18 +65,18 @@ class RequestsExchange(Exchange):
     def await_sent(self) -> None:
         """Return when the request is out, or was handed over and then failed: `wait` says how."""
         reader = self._reader
-        limits, route = reader.limits, reader.route
+        limits = reader.limits
         with reader.changed:
             reader.changed.wait_for(lambda: reader.is_connected or reader.over, limits.connect)
             if not reader.is_connected:
                 reader.stop()
-                raise reader.failure or connect_timeout(route, limits)
+                raise reader.failure or connect_timeout(limits)
             reader.changed.wait_for(lambda: reader.is_sent or reader.over, reader.send_seconds)
             if reader.is_sent:
                 return
             if not reader.over:
                 reader.stop()
-                raise send_timeout(route, limits)
+                raise send_timeout(limits)
             if isinstance(reader.failure, UpstreamTimeout):
                 raise reader.failure
 
@@ -122,7 +121,7 @@ class RequestsExchange(Exchange):
             self._reader.stop()
             finished = self._reader.complete
         if not finished and self._failure is None:
-            self._failure = ProtocolError(f"the exchange with {self.origin} was closed")
+            self._failure = ProtocolError("the exchange with the upstream was closed")
 
     def _await_piece(self, tick: float) -> bytes | None:
         """Return body as it came, b"" at its end, None after silence."""
@@ -150,7 +149,7 @@ class RequestsExchange(Exchange):
 
     def _end(self) -> bytes:
         if self._decoder is not None and not self._decoder.complete:
-            raise ProtocolError(f"the compressed answer from {self.origin} is cut short")
+            raise ProtocolError("the upstream's compressed answer is cut short")
         return b""
 
     def _fail(self, failure: ProtocolError) -> None:
@@ -158,5 +157,5 @@ class RequestsExchange(Exchange):
         self.close()
 
     def _why(self) -> GatewayError:
-        stopped = ProtocolError(f"reading the answer from {self.origin} stopped unexpectedly")
+        stopped = ProtocolError("reading the upstream's answer stopped unexpectedly")
         return self._failure or self._reader.failure or stopped

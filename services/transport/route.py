@@ -56,13 +56,9 @@ class Route(msgspec.Struct, frozen=True):
     port: int
     proxy: Proxy | None = None
 
-    def __str__(self) -> str:
-        """host:port and the proxy's, as messages about connecting name it."""
-        return f"{self.origin} through proxy {self.proxy.origin}" if self.proxy else self.origin
-
     @property
     def origin(self) -> str:
-        """host:port, as error messages name an upstream."""
+        """host:port, for what stays inside: callers need not know where an upstream is."""
         return _authority(self.host, self.port)
 
     @property

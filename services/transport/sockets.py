@@ -56,9 +56,8 @@ class SocketExchange(Exchange):
     """See Exchange; connects and sends when made."""
 
     def __init__(self, line: Line, method: str, head: bytes, body: bytes) -> None:
-        self.origin = line.route.origin
         self._line = line
-        self._clock = Clock(line.limits, self.origin)
+        self._clock = Clock(line.limits)
         self._parser = ResponseParser(method)
         self._decoder: Decoder | None = None
         self._failure: ProtocolError | None = None
@@ -108,7 +107,7 @@ class SocketExchange(Exchange):
         self._line.drop()
         if not self._parser.done:
             self._parser.parts.clear()
-            self._fail(f"the exchange with {self.origin} was closed")
+            self._fail("the exchange with the upstream was closed")
 
     def _send(self, head: bytes, body: bytes) -> None:
         try:
@@ -153,17 +152,17 @@ class SocketExchange(Exchange):
     def _lost(self, why: str) -> None:
         """The connection broke, or closed before a single byte: stale, or the upstream's fault."""
         if self._unanswered is None:
-            self._fail(f"connection to {self.origin} broke within its answer: {why}")
+            self._fail(f"the connection to the upstream broke within its answer: {why}")
         elif self._line.reused and monotonic() - self._clock.sent_at < STALE_WINDOW:
             self._send_again()
         else:
-            self._fail(f"{self.origin} broke the connection without an answer: {why}")
+            self._fail(f"the upstream broke the connection without an answer: {why}")
 
     def _misframed(self, data: bytes, exc: HTTPParseError) -> None:
         if data:
-            self._fail(f"{self.origin} does not speak http/1.1 correctly")
+            self._fail("the upstream does not speak http/1.1 correctly")
         else:
-            self._fail(f"{self.origin} closed the connection within its answer")
+            self._fail("the upstream closed the connection within its answer")
         assert self._failure is not None
         self._failure.__cause__ = exc
 
@@ -203,12 +202,12 @@ class SocketExchange(Exchange):
 
     def _end(self) -> bytes:
         if self._decoder is not None and not self._decoder.complete:
-            raise ProtocolError(f"the compressed answer from {self.origin} is cut short")
+            raise ProtocolError("the upstream's compressed answer is cut short")
         return b""
 
     def _spend(self, tick: float, got: int) -> float:
         """Bytes came, but no body: return what is left of the tick."""
         self._barren += got
         if self._barren > MAX_BARREN:
-            self._fail(f"{self.origin} sends headers or framing without end")
+            self._fail("the upstream sends headers or framing without end")
         return max(tick - (monotonic() - self._clock.asked_at), 0.0)

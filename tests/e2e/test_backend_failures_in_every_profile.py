@@ -179,9 +179,9 @@ def test_refusal_is_the_same_in_every_profile(
     fails_everywhere(everywhere(shop, said, KEY), others or own)
 
 
-_CUT = "UPSTREAM closed the connection within its answer"
-_RESET = "connection to UPSTREAM broke within its answer: connection reset by peer"
-_SOCKET_CUT = "the socket of UPSTREAM broke off"
+_CUT = "the upstream closed the connection within its answer"
+_RESET = "the connection to the upstream broke within its answer: connection reset by peer"
+_SOCKET_CUT = "the socket of the upstream broke off"
 _STOPPED = "the upstream's answer stopped before its end"
 BROKEN = {
     "cut_event": ("Hello", _CUT, _SOCKET_CUT),
@@ -229,7 +229,7 @@ def test_upstream_that_is_not_there_is_the_same_failure_in_every_profile(
     nobody = f"http://127.0.0.1:{free_port()}"
     with gateway(tmp_path, web, upstream_base_url=nobody) as process:
         told = everywhere(process, "Hi", alice(web))
-    words = "cannot connect to UPSTREAM: connection refused"
+    words = "cannot connect to the upstream: connection refused"
     fails_everywhere(told, Failure(502, "upstream_error", "upstream_unreachable", words))
 
 

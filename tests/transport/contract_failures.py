@@ -58,7 +58,8 @@ class FailureContract(Contract):
         with ScriptedServer(once(CUT[where])) as server, self.get(transport, server) as exchange:
             with pytest.raises(ProtocolError) as caught:
                 exchange.read_all(LIMIT)
-            assert server.origin in caught.value.message
+            assert "the upstream" in caught.value.message
+            assert server.origin not in caught.value.message, "callers need not know where it is"
             with pytest.raises(ProtocolError):
                 exchange.read(1.0)
 
@@ -92,14 +93,14 @@ class FailureContract(Contract):
     def test_refused_connection_is_unreachable(self, transport: Transport) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             origin = f"127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(UpstreamUnreachable, match=f"{origin}: connection refused"):
+        with pytest.raises(UpstreamUnreachable, match="the upstream: connection refused"):
             transport.open(UpstreamRequest("GET", f"http://{origin}/{SECRET}?key={SECRET}"))
 
     def test_unknown_name_is_unreachable(self, transport: Transport) -> None:
         request = UpstreamRequest("GET", f"http://no-such-host.invalid/{SECRET}")
         with pytest.raises((UpstreamUnreachable, UpstreamTimeout)) as caught:
             transport.open(request)
-        assert "no-such-host.invalid:80" in caught.value.message
+        assert "no-such-host" not in caught.value.message
 
     def test_name_that_takes_too_long_is_a_timeout(
         self, transport: Transport, monkeypatch: pytest.MonkeyPatch
@@ -114,7 +115,7 @@ class FailureContract(Contract):
 
         monkeypatch.setattr(socket, "getaddrinfo", slow)
         started = time.monotonic()
-        with pytest.raises(UpstreamTimeout, match="could not connect to slow.example:9 within"):
+        with pytest.raises(UpstreamTimeout, match="could not connect to the upstream within"):
             transport.open(
                 UpstreamRequest("GET", "http://slow.example:9/"), timeouts=Timeouts(connect=0.2)
             )
@@ -154,7 +155,7 @@ class FailureContract(Contract):
             started = time.monotonic()
             with self.get(transport, server, timeouts=limits) as exchange:
                 assert exchange.wait(0.1) is False
-                with pytest.raises(UpstreamTimeout, match=f"no answer from {server.origin}"):
+                with pytest.raises(UpstreamTimeout, match="no answer from the upstream"):
                     exchange.wait(5.0)
             assert 0.3 <= time.monotonic() - started < 2.0
 

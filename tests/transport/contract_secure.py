@@ -90,7 +90,7 @@ class SecureContract(Contract):
     def test_plain_server_behind_https_is_unreachable(self, trusting: Transport) -> None:
         with ScriptedServer(lambda peer: peer.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
             request = UpstreamRequest("GET", f"https://{server.origin}/")
-            with pytest.raises(UpstreamUnreachable, match=server.origin):
+            with pytest.raises(UpstreamUnreachable, match="cannot connect to the upstream"):
                 trusting.open(request)
 
     @pytest.mark.parametrize("drip", [b"", b"\x16\x03\x03\x3f\xff\x02"])
@@ -183,7 +183,7 @@ class SecureContract(Contract):
             with pytest.raises(UpstreamUnreachable) as caught:
                 trusting.open(request, proxy=f"http://user:hush@{proxy.origin}")
         assert "407" in caught.value.message
-        assert f"upstream.example:443 through proxy {proxy.origin}" in caught.value.message
+        assert proxy.origin not in caught.value.message
         assert "hush" not in caught.value.message
 
     def test_silent_proxy_is_a_timeout(self, trusting: Transport) -> None:

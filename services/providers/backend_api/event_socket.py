@@ -94,7 +94,6 @@ class EventSocket:
     def __init__(self, connection: Any, url: str, route: Route, timeouts: Timeouts) -> None:
         self.url = url
         self._connection = connection
-        self._origin = route.origin
         self._timeouts = timeouts
         self._total_at = monotonic() + timeouts.total
         self._idle_at = self._total_at
@@ -111,18 +110,18 @@ class EventSocket:
         """
         now = monotonic()
         if now >= min(self._idle_at, self._total_at):
-            raise UpstreamTimeout(f"{self._origin} went silent within its answer")
+            raise UpstreamTimeout("the upstream went silent within its answer")
         self._connection.settimeout(tick)
         try:
             opcode, data = self._connection.recv_data()
         except websocket.WebSocketTimeoutException:
             return None
         except (websocket.WebSocketException, OSError) as exc:
-            raise ProtocolError(f"the socket of {self._origin} broke off") from exc
+            raise ProtocolError("the socket of the upstream broke off") from exc
         if opcode == websocket.ABNF.OPCODE_CLOSE:
             return b""
         if len(data) > MAX_MESSAGE:
-            raise ProtocolError(f"a socket message of {self._origin} is too large")
+            raise ProtocolError("a socket message of the upstream is too large")
         return bytes(data) or b" "
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ Answers = Mapping[tuple[str, bool], Told]
 
 
 class Failure(NamedTuple):
-    """What a caller is told; in the words, UPSTREAM is the upstream's address."""
+    """What a caller is told; where the upstream is, is not a part of it."""
 
     status: int
     type: str
@@ -54,7 +54,8 @@ def everywhere(
 def failure_of(told: Told) -> Failure:
     error = told.error or {}
     assert set(error) == {"message", "type", "param", "code"}
-    words = _ADDRESS.sub("UPSTREAM", error["message"])
+    words = error["message"]
+    assert not _ADDRESS.search(words), words
     return Failure(told.status, error["type"], error["code"], words)
 
 
