@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +51,7 @@ class KeyBook:
         self._store = store
         self._fresh = fresh_seconds
         self._memory: OrderedDict[bytes, Remembered] = OrderedDict()
-        self.of_settings = tuple(_from_settings(key) for key in settings_keys)
+        self.of_settings = _from_settings(settings_keys)
 
     def recognise(self, presented: str) -> KeyRecord | None:
         """The record of the key that a caller presents; None if it is no living key of ours.
@@ -123,9 +123,16 @@ def living(raw: bytes | None) -> KeyRecord | None:
     return record if record is not None and record.revoked is None else None
 
 
-def _from_settings(setting: GatewayKeySetting) -> tuple[bytes, KeyRecord]:
-    """A key of the settings: without limits, and not to be changed here."""
+def _from_settings(settings: Sequence[GatewayKeySetting]) -> tuple[tuple[bytes, KeyRecord], ...]:
+    """The keys of the settings, by digest: without limits, and not to be changed here."""
+    names = Counter(setting.name for setting in settings)
+    return tuple(_record_of(setting, names[setting.name] > 1) for setting in settings)
+
+
+def _record_of(setting: GatewayKeySetting, is_namesake: bool) -> tuple[bytes, KeyRecord]:
+    """Keys that nobody named go by their last characters, which several may share."""
     text = setting.key.reveal()
+    digest = digest_of(text)
+    identity = f"settings:{setting.name}" + (f":{digest.hex()[:8]}" if is_namesake else "")
     hint = text[-4:] if len(text) >= 16 else ""
-    record = KeyRecord(f"settings:{setting.name}", setting.name, hint, 0.0, source="settings")
-    return digest_of(text), record
+    return digest, KeyRecord(identity, setting.name, hint, 0.0, source="settings")
