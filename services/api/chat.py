@@ -23,7 +23,8 @@ from services.keys import Admission
 from services.pipeline.prime import prime
 from services.pipeline.profiles import HEADER, profile_for, profile_from
 from services.wire.chat_request import RequestLimits, decode_chat_request
-from services.wire.openai_chat import ChatChunks, Completion, ResponseHead
+from services.wire.openai_chat import ChatChunks, ResponseHead
+from services.wire.openai_completion import Completion
 
 PATHS = ("/v1/chat/completions", "/v1/object/completions", "/proxies/v1/chat/completions")
 
