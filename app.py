@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Flask
 
-from services import log, transport
-from services.accounts import Credentials, open_vault
+from services import transport
+from services.accounts import Credentials
 from services.api import admin, billing, chat, errors, files, health, images, models
 from services.api import metrics as metrics_api
 from services.api.answer import NoSessions
@@ -14,7 +14,7 @@ from services.api.edge import Edge
 from services.api.paths import LenientPaths
 from services.background import BackgroundQueue
 from services.cache import StoreCache
-from services.config import Settings, load_here
+from services.config import Settings
 from services.files import (
     Adopter,
     FileCache,
@@ -26,12 +26,11 @@ from services.files import (
     upstream_fetcher,
 )
 from services.gateway import Fallbacks, Gateway
-from services.keys import Gatekeeper, KeyBook, Ledger, UsageBook
 from services.keys.editor import KeyEditor
-from services.keys.listed import ListedModels
 from services.metrics import Metrics
 from services.providers.base import ProviderContext
-from services.providers.registry import Registry, provider_types
+from services.providers.registry import Registry
+from services.reload import SERVING, Lasting, Serving
 from services.schedule import Schedule
 from services.store import Store
 
@@ -42,15 +41,15 @@ SWEEP_EVERY = 15.0
 """Seconds between two looks for files whose time has passed."""
 
 
-def create_app(settings: Settings | None = None) -> Flask:
-    """The application for `settings` (default: config.json and the environment).
+def create_app(settings: Settings, lasting: Lasting | None = None) -> Flask:
+    """The application for `settings`; `lasting` is what it shares with the one before it, if
+    there is one.
 
-    Raises `ConfigErrors`, listing everything that is wrong.
+    Raises `ConfigErrors`, listing everything that is wrong, `AccountsError`, `VaultError`.
     """
-    if settings is None:
-        settings = load_here(provider_types())
-        log.setup(settings.log_level, settings.log_folder, settings.secrets())
-    store = Store.from_settings(settings)
+    lasting = lasting or Lasting(settings)
+    store, vault, background = lasting.store, lasting.vault, lasting.background
+    book, usage, metrics = lasting.book, lasting.usage, lasting.metrics
     cache = FileCache.from_settings(settings)
     max_body = int(settings.server.max_body_mb * MEGABYTE)
     user_files = UserFiles(cache, store, max_body)
@@ -58,8 +57,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     schedule.every(SWEEP_EVERY, "sweep-files", cache.sweep)
     app = Flask(__name__, static_folder=None)
     app.session_interface = NoSessions()
-    vault = open_vault(settings.server.folder, settings.store.secret_key)
-    upstreams, background = make_transport(settings), BackgroundQueue()
+    upstreams = make_transport(settings)
     credentials = Credentials.from_settings(
         settings,
         store,
@@ -69,21 +67,10 @@ def create_app(settings: Settings | None = None) -> Flask:
         schedule,
         on_exchange=lambda ok: metrics.refreshed(REFRESHING, ok),
     )
-    metrics = Metrics(
-        lambda: (str(rule) for rule in app.url_map.iter_rules()),
-        under_way=lambda: gatekeeper.under_way,
-        accounts=lambda: ((a.provider, a.state) for a in credentials.pools.accounts()),
-        store_is_up=lambda: store.status.state == "ok",
-    )
     gateway = make_gateway(
         settings, store, cache, user_files, upstreams, background, credentials, metrics
     )
-    book, usage = KeyBook(store, settings.auth.keys), UsageBook(store)
-    listed = ListedModels(lambda: (card.id for card in gateway.models()))
-    ledger = Ledger(usage, listed, metrics.turns)
-    gatekeeper = Gatekeeper(store, book, ledger, vault, on_tick=metrics.tick)
-    app.extensions["causeway.gatekeeper"] = gatekeeper
-    auth = Authenticator(settings, gatekeeper)
+    auth = Authenticator(settings, lasting.gatekeeper)
     # a model may be made to link anything: such links are callers' URLs
     pictures = PictureBytes(cache, caller_fetcher(settings))
 
@@ -95,11 +82,11 @@ def create_app(settings: Settings | None = None) -> Flask:
         images.blueprint(settings, gateway, auth, pictures),
         models.blueprint(gateway, auth),
         files.blueprint(settings, user_files, auth),
-        billing.blueprint(auth, book, usage),
+        billing.blueprint(auth, book, usage, settings.models.prices),
     ):
         app.register_blueprint(api, url_prefix=prefix)
     app.register_blueprint(files.public_blueprint(cache))
-    app.register_blueprint(health.blueprint(gateway, store))
+    app.register_blueprint(health.blueprint(gateway, store, lambda: lasting.problems))
     app.register_blueprint(metrics_api.blueprint(settings, metrics))
     views = admin.Admin(
         settings,
@@ -107,13 +94,16 @@ def create_app(settings: Settings | None = None) -> Flask:
         usage,
         credentials.pools,
         lambda: gateway.pools,
-        lambda: health.report(gateway, store),
+        lambda: health.report(gateway, store, lasting.problems),
     )
     app.register_blueprint(admin.blueprint(settings, views))
     routes = frozenset(str(rule) for rule in app.url_map.iter_rules())
     lenient = LenientPaths(app.wsgi_app, prefix, routes)
     edge = Edge(lenient, settings.server.cors_origins, metrics.answered)
     app.wsgi_app = edge  # type: ignore[method-assign]
+    serving = Serving(settings, routes, gateway, credentials, schedule, upstreams)
+    app.extensions[SERVING] = serving
+    lasting.begin(serving)
     schedule.start()
     return app
 

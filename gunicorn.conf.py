@@ -7,9 +7,10 @@ loaded here.
 import gc
 import logging
 import os
+import signal
 
 from services import embedded_store, log
-from services.config import load_here
+from services.config import KeptConfig, load_here
 from services.metrics_folder import VARIABLE, MetricsFolder, forget_worker
 
 _settings = load_here()
@@ -17,9 +18,9 @@ _server = _settings.server
 
 bind = [f"{_server.host}:{_server.port}"]
 workers = _settings.process_workers
-worker_class = "services.gevent_worker.Worker" if _server.worker_class == "gevent" else "gthread"
+worker_class = f"services.{_server.worker_class}_worker.Worker"
 worker_connections = _settings.process_threads
-threads = _settings.process_threads if worker_class == "gthread" else 1
+threads = _settings.process_threads if _server.worker_class == "gthread" else 1
 timeout = 60
 graceful_timeout = int(_server.graceful_timeout)
 keepalive = 75
@@ -39,7 +40,11 @@ def on_starting(arbiter):
     if not _settings.store.url and not _settings.redis.host and _settings.store.embedded:
         _store = embedded_store.start(_server.folder / "data")
         os.environ["STORE_URL"] = _store.url
-    os.environ[VARIABLE] = str(MetricsFolder().path)
+    folder = MetricsFolder().path
+    os.environ[VARIABLE] = str(folder)
+    KeptConfig.begin(folder / "config")
+    # gunicorn would start all workers anew, and end if the new ones did not come up
+    arbiter.handle_hup = lambda: arbiter.kill_workers(signal.SIGUSR1)
 
 
 def child_exit(arbiter, worker):
@@ -49,6 +54,8 @@ def child_exit(arbiter, worker):
 
 def post_worker_init(worker):
     """In each worker, once the application is loaded: what lives for ever need not be looked at."""
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, lambda *_: worker.wsgi.ask())
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
@@ -57,7 +64,7 @@ def post_worker_init(worker):
 def worker_exit(arbiter, worker):
     """In each worker, at its end: write what the counts and the access log still hold."""
     if worker.wsgi is not None:
-        worker.wsgi.extensions["causeway.gatekeeper"].close()
+        worker.wsgi.close()
     logging.shutdown()
 
 

@@ -1,5 +1,6 @@
 """gunicorn's entry point: `gunicorn wsgi:app`, configured by gunicorn.conf.py."""
 
 from app import create_app
+from services.reload import Live
 
-app = create_app()
+app = Live(create_app)

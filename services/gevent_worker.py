@@ -14,6 +14,8 @@ from typing import Any
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
+from services.bad_heads import BadHeads
+
 
 class Idle:
     """The wait for a connection's next request: ends after `seconds`, or when the worker stops."""
@@ -78,7 +80,7 @@ class Joined:
             self._connection.sendall(held)
 
 
-class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+class Worker(BadHeads, GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """Closes idle connections when it is told to stop; open requests finish as before."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

@@ -46,12 +46,12 @@ class Redactor:
     """Replaces secrets in a line: those known from the settings, and anything shaped like one."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
-        self._known = tuple(
-            sorted({s for s in known if len(s) >= _SHORTEST_KNOWN_SECRET}, key=len)
-        )[::-1]
+        self.known = tuple(sorted({s for s in known if len(s) >= _SHORTEST_KNOWN_SECRET}, key=len))[
+            ::-1
+        ]
 
     def __call__(self, line: str) -> str:
-        for secret in self._known:
+        for secret in self.known:
             if secret in line:
                 line = line.replace(secret, "…")
         if not any(mark in line for mark in _MARKS):
@@ -64,19 +64,19 @@ class LineFormatter(logging.Formatter):
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__()
-        self._redact = redact
+        self.redact = redact
         self._second = -1
         self._stamp = ""
 
     def format(self, record: logging.LogRecord) -> str:
         line: str | None = getattr(record, "line", None)
         if line is None:
-            line = record.line = self._redact(self._line(record))
+            line = record.line = self.redact(self._line(record))
         return line
 
     def line(self, created: float, level: str, name: str, message: str) -> str:
         """A line as `format` makes it, without the cost of a record."""
-        return self._redact(self._stamped(created, level, name, message))
+        return self.redact(self._stamped(created, level, name, message))
 
     def _stamped(self, created: float, level: str, name: str, message: str) -> str:
         second = int(created)
@@ -272,6 +272,14 @@ def setup(
     logging.getLogger().setLevel(level)
     for noisy in ("urllib3", "requests", "PIL", "botocore", "boto3", "s3transfer", "apscheduler"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def hide_too(secrets: Iterable[str]) -> None:
+    """From now on redact these as well; what was secret stays so."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, LineFormatter):  # one for all, see `setup`
+            known = {*handler.formatter.redact.known, *secrets}
+            handler.formatter.redact = Redactor(known)
 
 
 def _install(

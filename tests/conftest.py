@@ -1,13 +1,81 @@
-"""Fixtures shared by all tests: fake upstreams, and a gateway in front of them."""
+"""Fixtures shared by all tests: fake upstreams, and a gateway in front of them.
+
+And the lookout: no test may let a canary show (see tests/canaries.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
+from types import TracebackType
+from typing import Any
 
 import pytest
 
 from emulators.openai_compat import OpenAICompat
+from tests.canaries import found, masked
+from tests.canary_watch import Planting, watch_requests
 from tests.gateway import GatewayProcess, custom
+
+_planting = Planting()
+
+
+def pytest_configure() -> None:
+    _planting.begin()
+    watch_requests()
+    _look_at_exceptions()
+
+
+def _look_at_exceptions() -> None:
+    """At those that `pytest.raises` catches."""
+    leave = pytest.RaisesExc.__exit__
+
+    def look_and_leave(
+        self: Any,
+        kind: type[BaseException] | None,
+        raised: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        __tracebackhide__ = True
+        if kind is not None and kind.__module__.startswith(("services", "openai")):
+            found.look_at_exception("an exception", raised)
+        return leave(self, kind, raised, trace)
+
+    pytest.RaisesExc.__exit__ = look_and_leave  # type: ignore[method-assign]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The emulators' own tests know their tokens."""
+    _planting.on = not item.nodeid.startswith("tests/emulators/")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a phase in which a canary showed, and at the end one whose captured output has it."""
+    report = yield
+    if call.excinfo is not None and call.excinfo.type.__module__.startswith("services"):
+        found.look_at_exception("an exception", call.excinfo.value)
+    if call.when == "teardown":
+        for name, text in report.sections:
+            found.look(name.lower(), text)
+    leaks = found.take()
+    if leaks:
+        report.sections = [(name, masked(text)) for name, text in report.sections]
+        report.sections.append(("Canaries", "\n".join(leaks)))
+        if report.outcome != "failed":
+            report.outcome = "failed"
+            report.longrepr = "\n".join(leaks)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What nobody was there to be blamed for."""
+    leaks = found.take()
+    if leaks:
+        sys.stderr.write("\n".join(leaks) + "\n")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,12 @@ from typing import Any, Self
 import openai
 import requests
 
+from services import embedded_store
+from tests.canaries import GATEWAY_KEY, UPSTREAM_KEY, found
+from tests.canary_watch import StoreMonitor, watch_httpx_answer, watch_origin
+
 ROOT = Path(__file__).resolve().parent.parent
-KEY = "sk-test-gateway-key-0123456789"
+KEY = GATEWAY_KEY
 PATIENCE = 30.0
 
 
@@ -38,7 +42,10 @@ def wait_for(condition: Any, seconds: float = 10.0, what: str = "the condition")
 
 
 class GatewayProcess:
-    """`bin/serve` on a free port, with `settings` as its config.json and `folder` for its data."""
+    """`bin/serve` on a free port, with `settings` as its config.json and `folder` for its data.
+
+    No canary may show in what it writes, answers, or tells its store.
+    """
 
     def __init__(self, folder: Path, settings: dict[str, Any], **environ: str) -> None:
         self.folder = folder
@@ -51,11 +58,16 @@ class GatewayProcess:
         self.output = folder / "output.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self._clients: list[openai.OpenAI] = []
+        self._settings = settings
+        self._monitor: StoreMonitor | None = None
+        self._looked = False
+        watch_origin(self.url)
 
     def configure(self, settings: dict[str, Any]) -> None:
         self.config.write_text(json.dumps({"log_level": "INFO", **settings}))
 
     def start(self) -> Self:
+        self._looked = False
         command = [sys.executable, "-m", "services.serve", "--port", str(self.port)]
         command += ["--config", str(self.config), "--data", str(self.folder)]
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("AUTH_", "SERVER_"))}
@@ -74,6 +86,7 @@ class GatewayProcess:
         except AssertionError as exc:
             self.stop()
             raise AssertionError(f"the gateway did not start:\n{self.log_text()}") from exc
+        self._watch_store()
         return self
 
     def _is_ready(self) -> bool:
@@ -107,6 +120,7 @@ class GatewayProcess:
         if process is None:
             return 0
         if process.poll() is None:
+            self._look_at_its_figures()
             process.send_signal(signal.SIGTERM)
         try:
             return process.wait(patience)
@@ -114,6 +128,34 @@ class GatewayProcess:
             os.killpg(process.pid, signal.SIGKILL)  # it leads a session of its own
             process.wait(5)
             raise
+        finally:
+            self._look_at_its_files()
+
+    def _watch_store(self) -> None:
+        """Look at what its store is told, where it has one that answers."""
+        redis = self._settings.get("redis") or {}
+        url = (self._settings.get("store") or {}).get("url") or ""
+        if not url and redis.get("host"):
+            url = f"redis://:{redis.get('password', '')}@{redis['host']}:{redis.get('port', 6379)}"
+        if not url:
+            url = f"unix://{embedded_store._socket_path(self.folder / 'data' / 'store')}"
+        with contextlib.suppress(OSError):
+            self._monitor = StoreMonitor(url).__enter__()
+
+    def _look_at_its_files(self) -> None:
+        """Once after each start."""
+        if not self._looked:
+            found.look_in_folder("a gateway", self.folder)
+        self._looked = True
+
+    def _look_at_its_figures(self) -> None:
+        """Ask once for what it tells about itself: answers are looked at as they come."""
+        for path in ("/metrics", "/health"):
+            with contextlib.suppress(requests.RequestException):
+                requests.get(self.url + path, timeout=2)
+        if self._monitor is not None:
+            self._monitor.__exit__()
+            self._monitor = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -123,7 +165,9 @@ class GatewayProcess:
 
     def client(self, key: str = KEY, **options: Any) -> openai.OpenAI:
         """The official client, without its own retries unless asked for."""
+        hooks = {"response": [watch_httpx_answer]}
         options = {"max_retries": 0, "timeout": 30, **options}
+        options.setdefault("http_client", openai.DefaultHttpxClient(event_hooks=hooks))
         client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, **options)
         self._clients.append(client)
         return client
@@ -139,7 +183,7 @@ class GatewayProcess:
 
 def custom(upstream: str, **fields: Any) -> dict[str, Any]:
     """Settings with one OpenAI-compatible upstream under the prefix `up`, and one gateway key."""
-    entry = {"prefix": "up", "base_url": upstream, "api_key": "sk-upstream-0123456789", **fields}
+    entry = {"prefix": "up", "base_url": upstream, "api_key": UPSTREAM_KEY, **fields}
     return {"auth": {"keys": [KEY]}, "providers": {"custom": [entry]}}
 
 

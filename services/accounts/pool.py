@@ -155,6 +155,10 @@ class Pool:
             self._own.release(lease.id, lease.account.id)
             self._on_shared(lambda board: board.release(lease.id, lease.account.id))
 
+    def carry_on(self, before: Pool) -> None:
+        """Share what `before` knows of faults by itself: it may still have requests."""
+        self._own = before._own
+
     def extend_open(self) -> None:
         """Tell the store which requests are still under way. Raises `StoreAway`."""
         for lease, account in tuple(self._open.items()):

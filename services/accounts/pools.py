@@ -62,16 +62,18 @@ class Pools:
     def refresh(self) -> None:
         """Take up what was added or removed elsewhere. Raises `StoreAway`."""
         stored = self._added.read()
-        if stored == self._stored:
-            return
-        added = self._added.decrypted(stored)
-        for name in {*self._pools, *added}:
-            accounts = {a.id: a for a in (*added.get(name, ()), *self._of_settings.get(name, ()))}
-            if name in self._pools:
-                self._pools[name].use(tuple(accounts.values()))
-            else:
-                self._pools[name] = self._pool(name, tuple(accounts.values()))
-        self._stored = stored
+        if stored != self._stored:
+            self._take_up(stored)
+
+    def carry_on(self, before: Pools) -> None:
+        """Know what `before` knows by itself: faults, and added accounts if the store cannot be
+        asked for them.
+        """
+        if before._stored and not self._stored:
+            self._take_up(before._stored)
+        for name, pool in self._pools.items():
+            if name in before._pools:
+                pool.carry_on(before._pools[name])
 
     def accounts(self) -> list[AccountView]:
         """All accounts as they stand; while the store is away, as far as this process knows."""
@@ -116,6 +118,16 @@ class Pools:
         """Raises `StoreAway`."""
         for pool in self._pools.values():
             pool.extend_open()
+
+    def _take_up(self, stored: dict[bytes, bytes]) -> None:
+        added = self._added.decrypted(stored)
+        for name in {*self._pools, *added}:
+            accounts = {a.id: a for a in (*added.get(name, ()), *self._of_settings.get(name, ()))}
+            if name in self._pools:
+                self._pools[name].use(tuple(accounts.values()))
+            else:
+                self._pools[name] = self._pool(name, tuple(accounts.values()))
+        self._stored = stored
 
     def _pool(self, name: str, accounts: Sequence[Account]) -> Pool:
         return Pool(name, accounts, self._store, self._clock)

@@ -95,6 +95,10 @@ class TokenManager:
             finally:
                 self._release(digest, found.owner)
 
+    def carry_on(self, before: TokenManager) -> None:
+        """Know what `before` knows, and share it from now on: it may still have requests."""
+        self._memory, self._turns = before._memory, before._turns
+
     def save_missed(self) -> None:
         """Give the store what it missed while it was away, and tell it which tokens are used.
 

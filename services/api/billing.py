@@ -24,18 +24,6 @@ FAR_AHEAD = timedelta(days=365)
 _PATHS = ("/dashboard/billing", "/v1/dashboard/billing")
 
 
-class Prices(msgspec.Struct, frozen=True):
-    """US dollars for 1,000 tokens of either direction: by model, and for all others."""
-
-    per_1k_tokens: float = 0.0
-    models: Mapping[str, float] = msgspec.field(default_factory=dict)
-
-    def cents(self, row: UsageRow) -> float:
-        """What a model's counts come to."""
-        price = self.models.get(row.model or "", self.per_1k_tokens)
-        return row.tokens / 1000 * price * 100
-
-
 class _Range(msgspec.Struct, frozen=True):
     """Days, both included."""
 
@@ -43,11 +31,15 @@ class _Range(msgspec.Struct, frozen=True):
     end_date: date | None = None
 
 
+Prices = Mapping[str, float]
+"""US dollars for 1,000 tokens of either direction, by model; "*" for all others."""
+
+
 def blueprint(
     auth: Authenticator, book: KeyBook, usage: UsageBook, prices: Prices | None = None
 ) -> Blueprint:
     """The billing routes, with and without /v1."""
-    nominal = prices or Prices()
+    nominal = prices or {}
     msgspec.json.Decoder(_Range)  # now, and not by several threads at once
     bp = Blueprint("billing", __name__)
 
@@ -94,10 +86,16 @@ def _usage(rows: list[UsageRow], prices: Prices) -> dict[str, Any]:
     days: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         items = days.setdefault(row.day or "", [])
-        items.append({"name": row.model, "cost": prices.cents(row)})
+        items.append({"name": row.model, "cost": _cents(row, prices)})
     costs = [{"timestamp": _epoch(day), "line_items": items} for day, items in days.items()]
-    total = sum(prices.cents(row) for row in rows)
+    total = sum(_cents(row, prices) for row in rows)
     return {"object": "list", "total_usage": total, "daily_costs": costs}
+
+
+def _cents(row: UsageRow, prices: Prices) -> float:
+    """What a model's counts come to."""
+    price = prices.get(row.model or "", prices.get("*", 0.0))
+    return row.tokens / 1000 * price * 100
 
 
 def _epoch(day: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,14 +13,18 @@ from services.gateway import Gateway
 from services.store import Store
 
 
-def blueprint(gateway: Gateway, store: Store) -> Blueprint:
-    """The health routes; they need no key and tell no secret."""
+def blueprint(
+    gateway: Gateway, store: Store, config_problems: Callable[[], int] = lambda: 0
+) -> Blueprint:
+    """The health routes; they need no key and tell no secret. `config_problems` says how many the
+    configuration file has for which it is not taken up.
+    """
     bp = Blueprint("health", __name__)
 
     @bp.get("/health")
     @bp.get("/healthz", endpoint="healthz")
     def health() -> Response:
-        made = report(gateway, store)
+        made = report(gateway, store, config_problems())
         return _json(made, 503 if made["status"] == "down" else 200)
 
     @bp.get("/ready")
@@ -34,7 +39,8 @@ def blueprint(gateway: Gateway, store: Store) -> Blueprint:
     return bp
 
 
-def report(gateway: Gateway, store: Store) -> dict[str, Any]:
+def report(gateway: Gateway, store: Store, config_problems: int = 0) -> dict[str, Any]:
+    """What /health says, as an object for JSON."""
     providers = {
         name: {"status": "failing", "reason": failure.reason} if failure else {"status": "ok"}
         for name, failure in gateway.providers().items()
@@ -46,12 +52,17 @@ def report(gateway: Gateway, store: Store) -> dict[str, Any]:
     stored = store.probe()
     if stored.state != "ok":
         reasons.append(f"store: {stored.reason}; serving from memory")
+    config: dict[str, Any] = {"state": "ok"}
+    if config_problems:
+        config = {"state": "refused", "problems": config_problems}
+        reasons.append("config: the file as it is now is refused; see the log")
     down = len(failing) == len(providers)
     return {
         "status": "down" if down else "degraded" if reasons else "ok",
         "reasons": reasons,
         "version": __version__,
         "store": {"status": stored.state},
+        "config": config,
         "providers": providers,
     }
 

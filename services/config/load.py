@@ -20,20 +20,25 @@ from services.config.settings import ROOT, Settings
 FILE_VARIABLE = "CAUSEWAY_CONFIG"
 """Names the configuration file, where it is neither data/config.json nor config.json."""
 
+KEPT_VARIABLE = "CAUSEWAY_KEPT_CONFIG"
+"""Names the folder of `KeptConfig`. Set by the service itself, for its workers."""
+
 
 def load(
     path: Path | None,
     environ: Mapping[str, str],
     provider_types: Mapping[str, type] | None = None,
+    content: bytes | None = None,
 ) -> Settings:
-    """The settings from the file at `path` (None: no file) with `environ` on top.
+    """The settings from the file at `path` (None: no file) with `environ` on top; `content` is
+    what the file holds, if that is known.
 
     `provider_types` gives for each provider name the struct, or the list of structs, that types
     `providers.<name>`; without it `providers` is left empty. Raises `ConfigErrors`.
     """
     source = "" if path is None else str(path)
     reader = Reader(environ)
-    raw = {} if path is None else _read_file(path, reader)
+    raw = {} if path is None else _read_file(path, reader, content)
     typed = reader.struct(_with_providers(provider_types), raw, Spot(source=source))
     if typed is ABSENT:
         raise ConfigErrors(reader.problems)
@@ -50,22 +55,35 @@ def load_here(provider_types: Mapping[str, type] | None = None, root: Path = ROO
     The file is the one named by `CAUSEWAY_CONFIG`, else data/config.json, where old deployments
     mount theirs, else config.json. Raises `ConfigErrors`.
     """
-    dotenv = dotenv_values(root / ".env", interpolate=False)
-    environ = {name: text for name, text in dotenv.items() if text is not None} | dict(os.environ)
-    return load(_find(root, environ), environ, provider_types)
+    environ = environment(root)
+    return load(find_file(environ, root), environ, provider_types)
 
 
-def _find(root: Path, environ: Mapping[str, str]) -> Path | None:
+def environment(folder: Path = ROOT) -> dict[str, str]:
+    """The variables that count: those of this process, then those of `.env` in `folder`."""
+    dotenv = dotenv_values(folder / ".env", interpolate=False)
+    return {name: text for name, text in dotenv.items() if text is not None} | dict(os.environ)
+
+
+def kept_folder() -> Path | None:
+    """Where this process finds the `KeptConfig` of its service; None if nobody keeps it."""
+    named = os.environ.get(KEPT_VARIABLE)
+    return Path(named) if named else None
+
+
+def find_file(environ: Mapping[str, str], root: Path = ROOT) -> Path | None:
+    """The configuration file, as `load_here` says; None if there is none."""
     if named := environ.get(FILE_VARIABLE):
         return root / named
     usual = (root / "data" / "config.json", root / "config.json")
     return next((path for path in usual if path.is_file()), None)
 
 
-def _read_file(path: Path, reader: Reader) -> Any:
+def _read_file(path: Path, reader: Reader, content: bytes | None) -> Any:
     """The JSON in a file; where there is none, `{}` and a problem, so that reading goes on."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_doubles)
+        text = (path.read_bytes() if content is None else content).decode("utf-8-sig")
+        return json.loads(text, object_pairs_hook=_no_doubles)
     except json.JSONDecodeError as exc:
         trouble = f"not JSON at line {exc.lineno}, column {exc.colno}: {exc.msg}"
     except OSError as exc:

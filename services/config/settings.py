@@ -177,6 +177,7 @@ class Models(Group, frozen=True, kw_only=True):
     aliases: Mapping[str, Name] = msgspec.field(default_factory=dict)
     fallbacks: Mapping[str, tuple[Name, ...]] = msgspec.field(default_factory=dict)
     fallback_after: Annotated[float, Meta(ge=0)] = 0.0
+    prices: Mapping[str, Annotated[float, Meta(ge=0)]] = msgspec.field(default_factory=dict)
     extra: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)
 
 

@@ -20,9 +20,10 @@ from services.config import Auth, GatewayKeySetting, Settings
 from services.core.models import Secret
 from services.keys.usage import today
 from services.store import Store
+from tests.canary_watch import StoreMonitor
 from tests.keys.support import Desk
 
-CONFIGURED = "sk-configured-0123456789"
+CONFIGURED = "sk-configured-canary7f3e-0123456789"
 KEY_ID = "settings:relay"
 PATHS = ("/dashboard/billing", "/v1/dashboard/billing")
 
@@ -31,7 +32,7 @@ PATHS = ("/dashboard/billing", "/v1/dashboard/billing")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Ten days of use by one key, and some by another."""
     running = embedded_store.start(tmp_path_factory.mktemp("store"))
-    with contextlib.closing(Store(running.url)) as store:
+    with StoreMonitor(running.url), contextlib.closing(Store(running.url)) as store:
         usage = Desk(store).usage
         for ago in range(10):
             day = today() - timedelta(ago)
@@ -75,7 +76,7 @@ def test_subscription_has_the_fields_that_callers_read(store: Store, path: str) 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_usage_is_in_cents_of_the_nominal_price(store: Store, path: str) -> None:
-    app = client(store, Prices(per_1k_tokens=0.5, models={"large": 2.0}))
+    app = client(store, {"large": 2.0, "*": 0.5})
     start, end = today() - timedelta(3), today() + timedelta(1)
     shown = get(app, f"{path}/usage?start_date={start}&end_date={end}")
     assert shown["object"] == "list"
@@ -97,13 +98,13 @@ def test_key_made_here_sees_its_own_use(store: Store) -> None:
     desk = Desk(store)
     key, record = desk.key(f"bot {time.time()}")
     desk.usage.count(f"own {record.id}", today(), {(record.id, "small", "prompt_tokens"): 2000})
-    shown = get(client(store, Prices(1.0)), "/dashboard/billing/usage", key)
+    shown = get(client(store, {"*": 1.0}), "/dashboard/billing/usage", key)
     assert shown["total_usage"] == pytest.approx(200.0)
 
 
 def test_caller_with_a_credential_of_its_own_sees_nobodys_use(store: Store) -> None:
-    app = client(store, Prices(1.0), passthrough=True)
-    shown = get(app, "/dashboard/billing/usage", "sk-somebody-elses-key")
+    app = client(store, {"*": 1.0}, passthrough=True)
+    shown = get(app, "/dashboard/billing/usage", "sk-somebody-elses-canary7f3e")
     assert (shown["total_usage"], shown["daily_costs"]) == (0, [])
 
 

@@ -1,0 +1,11 @@
+"""gunicorn's threaded worker, which does not repeat what it cannot read."""
+
+from __future__ import annotations
+
+from gunicorn.workers.gthread import ThreadWorker
+
+from services.bad_heads import BadHeads
+
+
+class Worker(BadHeads, ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """As the stock one otherwise."""
