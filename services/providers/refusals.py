@@ -46,8 +46,8 @@ def refusal(
     status: int, headers: Mapping[str, str], body: bytes, credential: Credential
 ) -> GatewayError:
     """The error for an upstream answer with an error `status`. `body` may be anything."""
-    said = _read(body)
-    message = _clean(said.message or f"the upstream answered {status}", credential)
+    said = _read(body, credential)
+    message = clean(said.message or f"the upstream answered {status}", credential)
     after = retry_after(headers)
     if status in _PASSED_ON or (credential.from_caller and status < 500 and status != 408):
         if not credential.from_caller:
@@ -88,8 +88,8 @@ def error_in_answer(answer: Mapping[str, Any], credential: Credential) -> Gatewa
     error = answer.get("error")
     if not error:
         return None
-    said = _read(msgspec.json.encode({"error": error}))
-    message = _neutral(_clean(said.message, credential), "the upstream reported an error")
+    said = _read(msgspec.json.encode({"error": error}), credential)
+    message = _neutral(clean(said.message, credential), "the upstream reported an error")
     return UpstreamError(message, code=_harmless(said).code)
 
 
@@ -133,9 +133,9 @@ class _Said(msgspec.Struct):
     param: str | None = None
 
 
-def _read(body: bytes) -> _Said:
+def _read(body: bytes, credential: Credential) -> _Said:
     """The readable part of an error body: OpenAI's, FastAPI's and a few relatives' shapes; never
-    HTML.
+    HTML, and never the credential in the short fields.
     """
     try:
         answer = msgspec.json.decode(body)
@@ -149,7 +149,7 @@ def _read(body: bytes) -> _Said:
         return _Said("" if _MARKUP.search(str(error)) else str(error))
     message = next((error[k] for k in ("message", "msg", "error_msg", "error") if error.get(k)), "")
     message = "" if _MARKUP.search(str(message)) else str(message)
-    return _Said(message, *(_text(error.get(key)) for key in ("type", "code", "param")))
+    return _Said(message, *(_text(error.get(k), credential) for k in ("type", "code", "param")))
 
 
 def _harmless(said: _Said) -> _Said:
@@ -162,12 +162,14 @@ def _harmless(said: _Said) -> _Said:
     )
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)[:100]
+def _text(value: Any, credential: Credential) -> str | None:
+    return None if value is None else clean(str(value), credential)[:100]
 
 
-def _clean(message: str, credential: Credential) -> str:
-    """On one line and cut to size, but only after the token is out: half of one is one too many."""
+def clean(message: str, credential: Credential) -> str:
+    """An upstream's words on one line and cut to size, but only after the token is out: half of one
+    is one too many.
+    """
     if credential.token is not None and len(credential.token.reveal()) >= 8:
         message = message.replace(credential.token.reveal(), "…")
     return " ".join(message.split())[:MAX_MESSAGE]

@@ -15,7 +15,7 @@ import msgspec
 
 from services.core.errors import GatewayError, RateLimited, UpstreamError, UpstreamRefused
 from services.core.models import Credential
-from services.providers.refusals import refusal, retry_after
+from services.providers.refusals import clean, refusal, retry_after
 
 _ACCOUNT_CODES = {"account_deactivated", "token_expired", "token_invalidated", "user_deactivated"}
 _LIMIT_CODES = {"model_cap_exceeded", "rate_limit_exceeded", "usage_limit_reached"}
@@ -79,13 +79,15 @@ def _account_fault(
         upstream_status=status,
         status=401 if status == 401 else 403,
         type="invalid_request_error",
-        code=detail.code,
+        code=clean(detail.code, credential) if detail.code else None,
     )
 
 
 def _shown(detail: _Detail, credential: Credential) -> str | None:
     """The upstream's code, unless it may say something about the operator's account."""
-    return detail.code if credential.from_caller or detail.code in _LIMIT_CODES else None
+    if detail.code and (credential.from_caller or detail.code in _LIMIT_CODES):
+        return clean(detail.code, credential)
+    return None
 
 
 def _detail(body: bytes) -> _Detail:
