@@ -31,7 +31,8 @@ Ctrl-C stops everything.
 REAL = "demo-llm: SmolLM2-135M-Instruct on this machine's CPU"
 NOT_REAL = "none ({why_not})"
 WEB = """
-  scripted  the gpt and o1 names: a ChatGPT-web style upstream; try #code, #browsing, #dalle or #sandbox"""
+  scripted  the gpt and o1 names: a ChatGPT-web style upstream;
+            try #code, #browsing, #dalle or #sandbox"""
 COMMANDS = """\
 curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
   -d '{{"model": "{model}", "temperature": 0, "max_tokens": 64,

@@ -267,10 +267,15 @@ def test_each_line_has_the_id_of_its_own_request() -> None:
 
 def test_answers_request_id_is_in_its_log_lines(gateway: GatewayProcess) -> None:
     identity = gateway.post(question("#500")).headers["x-request-id"]
-    line = wait_for(
-        lambda: next((x for x in gateway.log_text().splitlines() if identity in x), None), 5
-    )
-    assert "path=/v1/chat/completions status=502" in line
+    lines = wait_for(lambda: lines_with(gateway, identity, 2), 5)
+    assert "upstream failed provider=custom upstream=up" in lines[0]
+    assert "path=/v1/chat/completions status=502" in lines[1]
+
+
+def lines_with(gateway: GatewayProcess, word: str, count: int) -> list[str]:
+    """The log lines with this word, once there are so many."""
+    lines = [line for line in gateway.log_text().splitlines() if word in line]
+    return lines if len(lines) >= count else []
 
 
 def test_path_with_line_breaks_and_blanks_is_one_word(gateway: GatewayProcess) -> None:

@@ -12,13 +12,15 @@ from emulators.backend_api import BackendApi
 from services import embedded_store
 from services.embedded_store import EmbeddedStore
 from services.store import Store
+from tests.canary_watch import StoreMonitor
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedStore]:
     """An embedded server of its own."""
     running = embedded_store.start(tmp_path / "data")
-    yield running
+    with StoreMonitor(running.url):
+        yield running
     running.stop()
 
 

@@ -82,7 +82,7 @@ def jwt(expires: float, name: str = "x") -> str:
     """An unsigned access token."""
     parts = ({"alg": "none"}, {"exp": int(expires), "sub": name})
     coded = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode() for part in parts)
-    return ".".join(text.rstrip("=") for text in coded) + ".unsigned"
+    return ".".join(text.rstrip("=") for text in coded) + ".canary7f3e-unsigned"
 
 
 def server_pid(store: Store) -> int:
@@ -91,18 +91,22 @@ def server_pid(store: Store) -> int:
 
 
 class RedisServer:
-    """Debian's redis-server on a port of its own, keeping its data in `folder`."""
+    """Debian's redis-server on a port of its own, keeping its data in `folder`; `options` are
+    further words of its command.
+    """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str, password: str = "") -> None:
         program = shutil.which("redis-server")
         assert program is not None, (
             "redis-server is not on PATH, and this test is about it: apt-get install redis-server"
         )
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        user = f":{password}@" if password else ""
+        self.url = f"redis://{user}127.0.0.1:{self.port}/0"
         folder.mkdir(parents=True, exist_ok=True)
         self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1"]
         self._command += ["--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always"]
+        self._command += [*(["--requirepass", password] if password else []), *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:

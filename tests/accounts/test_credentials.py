@@ -41,6 +41,7 @@ from services.schedule import Schedule
 from services.store import Store
 from services.transport import UpstreamRequest
 from tests.accounts.support import Clock, Monitor, jwt, manager, official
+from tests.canaries import MARK
 
 ROUTE = Route("model")
 KEY_HOLDER = Caller("key")
@@ -107,8 +108,11 @@ Make = Callable[..., Credentials]
 def make(store: Store, tmp_path: Path, endpoint: BackendApi, clock: Clock) -> Make:
     """Credentials with a pool of these accounts, in this order."""
 
+    def label(token: str) -> str:
+        return token.partition(f"-{MARK}")[0][:10]
+
     def credentials(*tokens: str, **options: Any) -> Credentials:
-        settings = [AccountSetting(token=Secret(token), name=token[:10]) for token in tokens]
+        settings = [AccountSetting(token=Secret(token), name=label(token)) for token in tokens]
         tokens_of_all = manager(store, tmp_path, official(endpoint.url))
         background = BackgroundQueue()
         pools = Pools({"web": accounts_of("web", settings)}, store, VAULT, clock)
@@ -152,14 +156,14 @@ class TestCaller:
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
         access = alice(endpoint)
-        assert ask(make("rt-bob"), provider, bearer(access)) == ["hello"]
+        assert ask(make("rt-bob-canary7f3e"), provider, bearer(access)) == ["hello"]
         assert asked_with(endpoint) == [access]
         assert endpoint.count("oauth_token") == 0
 
     def test_refresh_token_is_exchanged_and_names_a_workspace(
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
-        assert ask(make(), provider, bearer("rt-alice,acc-7")) == ["hello"]
+        assert ask(make(), provider, bearer("rt-alice-canary7f3e,acc-7")) == ["hello"]
         assert asked_with(endpoint) == [alice(endpoint)]
         assert provider.workspaces == ["acc-7"]
 
@@ -176,10 +180,10 @@ class TestCaller:
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
         credentials = make()
-        ask(credentials, provider, bearer("rt-alice"))
+        ask(credentials, provider, bearer("rt-alice-canary7f3e"))
         old = alice(endpoint)
         endpoint.revoke("alice")
-        assert ask(credentials, provider, bearer("rt-alice")) == ["hello"]
+        assert ask(credentials, provider, bearer("rt-alice-canary7f3e")) == ["hello"]
         assert asked_with(endpoint) == [old, old, alice(endpoint)]
         assert endpoint.count("oauth_token") == 2
 
@@ -190,7 +194,7 @@ class TestCaller:
         credentials = make()
         for _ in range(3):
             with pytest.raises(UpstreamRefused) as caught:
-                ask(credentials, provider, bearer("rt-alice"))
+                ask(credentials, provider, bearer("rt-alice-canary7f3e"))
             assert caught.value.status == 401
         assert len(asked_with(endpoint)) == 4  # twice, then once each: a fresh one is refused too
         assert endpoint.count("oauth_token") == 2
@@ -209,7 +213,7 @@ class TestCaller:
     ) -> None:
         endpoint.script({"endpoint": "oauth_token", **entry})
         with pytest.raises(GatewayError) as caught:
-            ask(make(), provider, bearer("rt-alice"))
+            ask(make(), provider, bearer("rt-alice-canary7f3e"))
         assert caught.value.status == status
         assert asked_with(endpoint) == []
 
@@ -219,14 +223,14 @@ class TestCaller:
         for status in (403, 429):
             endpoint.script({"endpoint": "gizmo", "status": status, "body": {"detail": "why"}})
             with pytest.raises(GatewayError, match="why") as caught:
-                ask(make("rt-bob"), provider, bearer(alice(endpoint)))
+                ask(make("rt-bob-canary7f3e"), provider, bearer(alice(endpoint)))
             assert caught.value.status == status
 
     def test_models_own_credential_comes_first_and_its_refusal_is_neutral(
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
-        route = Route("model", Credential(Secret("rt-alice")))
-        assert ask(make("rt-bob"), provider, bearer("rt-other"), route) == ["hello"]
+        route = Route("model", Credential(Secret("rt-alice-canary7f3e")))
+        assert ask(make("rt-bob-canary7f3e"), provider, bearer("rt-other"), route) == ["hello"]
         assert asked_with(endpoint) == [alice(endpoint)]
         endpoint.script({"endpoint": "gizmo", "status": 401, "times": 0})
         with pytest.raises(GatewayError) as caught:
@@ -245,7 +249,7 @@ class TestPool:
     def test_account_serves_a_key_holder(
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
-        assert ask(make("rt-alice,acc-1"), provider) == ["hello"]
+        assert ask(make("rt-alice-canary7f3e,acc-1"), provider) == ["hello"]
         assert asked_with(endpoint) == [alice(endpoint)]
         assert provider.workspaces == ["acc-1"]
 
@@ -267,7 +271,7 @@ class TestPool:
         entry: dict[str, Any],
         state: str,
     ) -> None:
-        credentials = make("rt-alice", "rt-bob")
+        credentials = make("rt-alice-canary7f3e", "rt-bob-canary7f3e")
         endpoint.script({"endpoint": "gizmo", **entry})
         assert ask(credentials, provider) == ["hello"]
         assert states(credentials) == {"rt-alice": state, "rt-bob": "ready"}
@@ -280,7 +284,7 @@ class TestPool:
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
         provider.plain_refusals = True
-        credentials = make("rt-alice")
+        credentials = make("rt-alice-canary7f3e")
         ask(credentials, provider)
         endpoint.revoke("alice")
         assert ask(credentials, provider) == ["hello"]
@@ -289,14 +293,14 @@ class TestPool:
     def test_token_that_is_refused_by_its_issuer_makes_the_account_expired(
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
-        credentials = make("rt-unknown", "rt-bob")
+        credentials = make("rt-unknown", "rt-bob-canary7f3e")
         assert ask(credentials, provider) == ["hello"]
         assert states(credentials) == {"rt-unknown": "expired", "rt-bob": "ready"}
 
     def test_token_endpoint_that_is_down_is_not_the_accounts_fault(
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
-        credentials = make("rt-alice", "rt-bob")
+        credentials = make("rt-alice-canary7f3e", "rt-bob-canary7f3e")
         endpoint.script({"endpoint": "oauth_token", "status": 500})
         assert ask(credentials, provider) == ["hello"]
         view, _ = credentials.pools.accounts()
@@ -306,7 +310,7 @@ class TestPool:
     def test_when_none_is_left_the_error_is_neutral_and_says_when(
         self, make: Make, provider: Asking, endpoint: BackendApi, clock: Clock
     ) -> None:
-        credentials = make("rt-alice", "rt-bob")
+        credentials = make("rt-alice-canary7f3e", "rt-bob-canary7f3e")
         banned = {"detail": "your account balance: permission denied"}
         endpoint.script({"endpoint": "gizmo", "status": 401, "body": banned, "times": 0})
         for _ in range(2):
@@ -327,7 +331,7 @@ class TestPool:
         body = {"detail": "You exceeded your current quota"}
         endpoint.script({"endpoint": "gizmo", "status": 429, "body": body, "times": 0})
         with pytest.raises(RateLimited) as caught:
-            ask(make("rt-alice", "rt-bob"), provider)
+            ask(make("rt-alice-canary7f3e", "rt-bob-canary7f3e"), provider)
         assert caught.value.status == 429
         assert caught.value.message == "this model is in too much demand, retry later"
         assert caught.value.retry_after == pytest.approx(120, abs=0.1)
@@ -345,7 +349,7 @@ class TestPool:
     def test_other_failures_are_told_at_once(
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
-        credentials = make("rt-alice", "rt-bob")
+        credentials = make("rt-alice-canary7f3e", "rt-bob-canary7f3e")
         for status, told in ((400, 400), (404, 404), (500, 502)):
             endpoint.script({"endpoint": "gizmo", "status": status, "body": {"detail": "no"}})
             provider.plain_refusals = True
@@ -358,7 +362,7 @@ class TestPool:
     def test_success_forgives_after_the_answer(
         self, make: Make, provider: Asking, endpoint: BackendApi, clock: Clock
     ) -> None:
-        credentials = make("rt-alice")
+        credentials = make("rt-alice-canary7f3e")
         endpoint.script({"endpoint": "gizmo", "status": 429, "body": {}})
         with pytest.raises(RateLimited):
             ask(credentials, provider)
@@ -370,7 +374,7 @@ class TestPool:
     def test_conversation_goes_on_in_the_account_where_it_began(
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
-        credentials = make("rt-alice", "rt-bob")
+        credentials = make("rt-alice-canary7f3e", "rt-bob-canary7f3e")
         ask(credentials, provider)
         [first] = asked_with(endpoint)
         assert credentials._background.drain(5)  # type: ignore[attr-defined]
@@ -382,7 +386,7 @@ class TestPool:
     def test_hot_request_is_one_round_trip(
         self, make: Make, provider: Asking, store: Store
     ) -> None:
-        credentials = make("rt-alice")
+        credentials = make("rt-alice-canary7f3e")
         ask(credentials, provider)
         assert credentials._background.drain(5)  # type: ignore[attr-defined]
 
@@ -511,7 +515,7 @@ class TestWhole:
     ) -> None:
         schedule = Schedule(store)
         settings = Settings(
-            refresh_ToAccess=official(endpoint.url), key_for_gpts_info=Secret("rt-alice")
+            refresh_ToAccess=official(endpoint.url), key_for_gpts_info=Secret("rt-alice-canary7f3e")
         )
         credentials = Credentials.from_settings(
             settings,
@@ -530,7 +534,7 @@ class TestWhole:
         assert make(gpts_key=access).gpts_token() == access
         assert make().gpts_token() is None
         endpoint.script({"endpoint": "oauth_token", "answer": "400"})
-        assert make(gpts_key=Secret("rt-alice")).gpts_token() is None
+        assert make(gpts_key=Secret("rt-alice-canary7f3e")).gpts_token() is None
 
     def test_canary_is_nowhere_to_be_seen(
         self,
@@ -541,10 +545,10 @@ class TestWhole:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         caplog.set_level(logging.DEBUG)
-        canary = "rt-canary-0123456789abcdef-do-not-show"
+        canary = "rt-canary7f3e-0123456789abcdef-do-not-show"
         endpoint.accounts["alice"].refresh_token = canary
         monitor = Monitor(store)
-        credentials = make(f"{canary},acc-1", "rt-bob")
+        credentials = make(f"{canary},acc-1", "rt-bob-canary7f3e")
         told = ""
         ask(credentials, provider)
         for entry in ({"status": 401, "times": 4}, {"status": 403, "body": {"detail": canary}}):

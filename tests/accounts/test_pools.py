@@ -34,7 +34,7 @@ VAULT = Vault([Fernet.generate_key().decode()])
 
 def setting(name: str, **fields: int) -> AccountSetting:
     return AccountSetting(
-        token=Secret(f"token-of-{name}"),
+        token=Secret(f"token-of-{name}-canary7f3e"),
         name=name,
         weight=fields.get("weight", 1),
         concurrent=fields.get("concurrent", 0),
@@ -383,7 +383,7 @@ class TestSettings:
         )
 
     def test_an_account_comes_once_and_its_id_shows_nothing(self) -> None:
-        same = [AccountSetting(token=Secret("rt-canary")) for _ in range(2)]
+        same = [AccountSetting(token=Secret("rt-canary7f3e")) for _ in range(2)]
         [account] = accounts_of("web", same)
         assert "canary" not in account.id + repr(account)
         [elsewhere] = accounts_of("other", same[:1])

@@ -42,7 +42,7 @@ from tests.accounts.support import (
 )
 from tests.gateway import ROOT, wait_for
 
-ALICE = Secret("rt-alice")
+ALICE = Secret("rt-alice-canary7f3e")
 
 IN_GEVENT = """
 from gevent import monkey; monkey.patch_all()
@@ -59,7 +59,7 @@ from services.store import Store
 shelf = TokenShelf(Store(sys.argv[1]), open_vault(Path(sys.argv[2])))
 group = RefreshToAccess(oauth_token_url=sys.argv[3] + "/oauth/token")
 tokens = TokenManager(shelf, refresher_of(group, transport.create("gevent")))
-jobs = [gevent.spawn(tokens.access, Secret("rt-alice")) for _ in range(20)]
+jobs = [gevent.spawn(tokens.access, Secret("rt-alice-canary7f3e")) for _ in range(20)]
 ticks = 0
 while not all(job.ready() for job in jobs): gevent.sleep(0.01); ticks += 1
 assert ticks > 10, ticks
@@ -148,7 +148,7 @@ class TestExchange:
         assert reason(another(store, tmp_path, endpoint)) == expected
         assert exchanges(endpoint) == 1
         clock.now += 31
-        store.run(lambda c: c.delete(store.key("token", f"{{{hashed('rt-alice')}}}", "failed")))
+        store.run(lambda c: c.delete(store.key("token", f"{{{hashed(ALICE.reveal())}}}", "failed")))
         assert tokens.access(ALICE).reveal() == endpoint.accounts["alice"].access_token
 
     def test_failure_goes_away_by_itself_after_half_a_minute(
@@ -156,7 +156,7 @@ class TestExchange:
     ) -> None:
         endpoint.script({"endpoint": "oauth_token", "answer": "400"})
         assert reason(tokens) == "refused"
-        name = store.key("token", f"{{{hashed('rt-alice')}}}", "failed")
+        name = store.key("token", f"{{{hashed(ALICE.reveal())}}}", "failed")
         assert 25_000 < int(str(store.run(lambda c: c.pttl(name)))) <= 30_000
 
     def test_without_an_endpoint_nothing_is_exchanged(self, store: Store, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ class TestRotation:
             endpoint.script({"endpoint": "oauth_token", "lifetime": 9 * DAY * (generation + 1)})
             another(store, tmp_path, endpoint, clock=clock).access(ALICE)
         sent = [call.json["refresh_token"] for call in endpoint.calls("oauth_token")]
-        assert sent == ["rt-alice", "rt-alice-1", "rt-alice-2"]
+        assert sent == ["rt-alice-canary7f3e", "rt-alice-1-canary7f3e", "rt-alice-2-canary7f3e"]
 
     def test_newest_refresh_token_leads_to_the_same_line(
         self, store: Store, tokens: TokenManager, tmp_path: Path, endpoint: BackendApi
@@ -277,9 +277,9 @@ class TestRotation:
         endpoint.state.rotate_refresh = True
         access = tokens.access(ALICE)
         other = another(store, tmp_path, endpoint)
-        assert other.access(Secret("rt-alice-1")) == access
-        assert other.access(Secret("rt-alice-1")) == access
-        assert other.access(Secret("rt-alice-1"), access) == tokens.access(ALICE, access)
+        assert other.access(Secret("rt-alice-1-canary7f3e")) == access
+        assert other.access(Secret("rt-alice-1-canary7f3e")) == access
+        assert other.access(Secret("rt-alice-1-canary7f3e"), access) == tokens.access(ALICE, access)
         assert exchanges(endpoint) == 2
 
     def test_new_refresh_token_is_stored_before_the_access_token_is_given_out(
@@ -288,9 +288,9 @@ class TestRotation:
         endpoint.state.rotate_refresh = True
         shelf = TokenShelf(store, open_vault(tmp_path))
         access = another(store, tmp_path, endpoint).access(ALICE)
-        record = shelf.find(hashed("rt-alice")).record
+        record = shelf.find(hashed("rt-alice-canary7f3e")).record
         assert record is not None
-        assert (record.refresh, record.access) == ("rt-alice-1", access.reveal())
+        assert (record.refresh, record.access) == ("rt-alice-1-canary7f3e", access.reveal())
 
     def test_new_refresh_token_counts_though_the_access_token_had_ended(
         self, store: Store, tmp_path: Path, endpoint: BackendApi
@@ -300,9 +300,9 @@ class TestRotation:
         endpoint.script({"endpoint": "oauth_token", "answer": "rotated", "lifetime": -10})
         assert reason(tokens) == "nonsense"
         clock.now += 31
-        store.run(lambda c: c.delete(store.key("token", f"{{{hashed('rt-alice')}}}", "failed")))
+        store.run(lambda c: c.delete(store.key("token", f"{{{hashed(ALICE.reveal())}}}", "failed")))
         tokens.access(ALICE)
-        assert endpoint.calls("oauth_token")[-1].json["refresh_token"] == "rt-alice-1"
+        assert endpoint.calls("oauth_token")[-1].json["refresh_token"] == "rt-alice-1-canary7f3e"
 
     def test_store_that_lost_its_data_gets_the_newest_back(
         self, store: Store, tmp_path: Path, endpoint: BackendApi
@@ -324,7 +324,9 @@ class TestManyWorkers:
     ) -> None:
         endpoint.state.rotate_refresh = True
         endpoint.script({"endpoint": "oauth_token", "delay": 0.3})
-        workers = start_workers(4, server.url, str(tmp_path), endpoint.url, "rt-alice", "10", "20")
+        workers = start_workers(
+            4, server.url, str(tmp_path), endpoint.url, ALICE.reveal(), "10", "20"
+        )
         got = results_of(workers)
         assert [len(results) for results in got] == [10] * 4
         assert {access for results in got for access in results} == {
@@ -337,7 +339,7 @@ class TestManyWorkers:
     ) -> None:
         endpoint.script({"endpoint": "oauth_token", "answer": "400", "delay": 0.2, "times": 0})
         got = results_of(
-            start_workers(3, server.url, str(tmp_path), endpoint.url, "rt-alice", "7", "20")
+            start_workers(3, server.url, str(tmp_path), endpoint.url, ALICE.reveal(), "7", "20")
         )
         words = {text for results in got for text in results}
         assert words == {"the token endpoint refuses this refresh token"}
@@ -354,7 +356,7 @@ class TestManyWorkers:
         self, server: EmbeddedStore, tmp_path: Path, endpoint: BackendApi
     ) -> None:
         endpoint.script({"endpoint": "oauth_token", "answer": "timeout"})
-        arguments = (server.url, str(tmp_path), endpoint.url, "rt-alice", "3", "0.8")
+        arguments = (server.url, str(tmp_path), endpoint.url, ALICE.reveal(), "3", "0.8")
         [dying, waiting] = start_workers(2, *arguments)
         assert dying.stdin is not None
         dying.stdin.write("go\n")
@@ -368,7 +370,7 @@ class TestManyWorkers:
     def test_waiting_for_a_lock_ends(
         self, store: Store, tmp_path: Path, endpoint: BackendApi
     ) -> None:
-        name = store.key("token", f"{{{hashed('rt-alice')}}}", "lock")
+        name = store.key("token", f"{{{hashed(ALICE.reveal())}}}", "lock")
         store.run(lambda c: c.set(name, "somebody", px=60_000))
         assert reason(another(store, tmp_path, endpoint, patience=0.3)) == "busy"
         assert store.run(lambda c: c.get(name)) == b"somebody"
@@ -400,12 +402,12 @@ class TestOutage:
             os.kill(pid, signal.SIGKILL)
             assert set(together(20, lambda: tokens.access(ALICE))) == {access}
             fresh = tokens.access(ALICE, not_this=access)
-            bob = tokens.access(Secret("rt-bob"))
+            bob = tokens.access(Secret("rt-bob-canary7f3e"))
             assert store.status.state == "away"
         wait_for(lambda: store.probe().state == "ok")
         tokens.save_missed()
         assert set(together(20, lambda: other.access(ALICE))) == {fresh}
-        assert other.access(Secret("rt-bob")) == bob
+        assert other.access(Secret("rt-bob-canary7f3e")) == bob
         assert exchanges(endpoint) == 3
 
     def test_rotated_token_got_during_an_outage_is_stored_with_the_next_use(
@@ -417,10 +419,10 @@ class TestOutage:
             os.kill(pid, signal.SIGKILL)
             access = tokens.access(ALICE)
         wait_for(lambda: store.probe().state == "ok")
-        tokens.access(Secret("rt-bob"))
+        tokens.access(Secret("rt-bob-canary7f3e"))
         assert another(store, tmp_path, endpoint).access(ALICE) == access
         sent = [call.json["refresh_token"] for call in endpoint.calls("oauth_token")]
-        assert sent == ["rt-alice", "rt-bob"]
+        assert sent == ["rt-alice-canary7f3e", "rt-bob-canary7f3e"]
 
     def test_memory_serves_while_redis_is_killed_and_restarted(
         self, tmp_path: Path, endpoint: BackendApi
@@ -446,7 +448,7 @@ class TestOutage:
         self, tmp_path: Path, endpoint: BackendApi
     ) -> None:
         with RedisServer(tmp_path / "redis") as redis:
-            arguments = (redis.url, str(tmp_path), endpoint.url, "rt-alice", "5", "20")
+            arguments = (redis.url, str(tmp_path), endpoint.url, ALICE.reveal(), "5", "20")
             got = results_of(start_workers(2, *arguments))
         assert {access for results in got for access in results} == {
             endpoint.accounts["alice"].access_token
@@ -478,7 +480,7 @@ class TestSecrets:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         caplog.set_level(logging.DEBUG)
-        canary = "rt-canary-0123456789abcdef-do-not-show"
+        canary = "rt-canary7f3e-0123456789abcdef-do-not-show"
         endpoint.accounts["alice"].refresh_token = canary
         monitor = Monitor(store)
         seen = [canary]
@@ -510,7 +512,7 @@ class TestSecrets:
 
     def test_refresher_shows_nothing(self, endpoint: BackendApi) -> None:
         refresher = refresher_of(official(endpoint.url), transport.create("gthread"))
-        unknown = Secret("rt-canary-unknown-to-all")
+        unknown = Secret("rt-canary7f3e-unknown-to-all")
         with pytest.raises(TokenFailure) as caught:
             refresher.exchange(unknown)
         assert caught.value.__cause__ is None

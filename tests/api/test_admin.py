@@ -27,12 +27,13 @@ from services.core.models import Secret
 from services.embedded_store import EmbeddedStore
 from services.keys.usage import today
 from services.store import Store
+from tests.canary_watch import StoreMonitor
 from tests.gateway import ROOT, free_port
 from tests.keys.support import Desk
 
-ADMIN_KEY = "adm-0123456789-abcdefghij"
-CONFIGURED = "sk-configured-0123456789"
-SECRETS = (ADMIN_KEY, CONFIGURED, "redis-password-0123", "proxy-password")
+ADMIN_KEY = "adm-canary7f3e-0123456789"
+CONFIGURED = "sk-configured-canary7f3e-0123456789"
+SECRETS = (ADMIN_KEY, CONFIGURED, "redis-canary7f3e-password-0123", "proxy-password")
 
 
 class Account(msgspec.Struct):
@@ -87,7 +88,7 @@ def settings(admin_key: str | None = ADMIN_KEY) -> Settings:
             admin_key=Secret(admin_key) if admin_key else None,
         ),
         server=Server(proxies="http://user:proxy-password@proxy.example:3128"),
-        redis=Redis(password=Secret("redis-password-0123")),
+        redis=Redis(password=Secret("redis-canary7f3e-password-0123")),
     )
 
 
@@ -124,7 +125,8 @@ class Service:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
     running = embedded_store.start(tmp_path_factory.mktemp("store"))
-    yield running
+    with StoreMonitor(running.url):
+        yield running
     running.stop()
 
 
@@ -191,7 +193,7 @@ class TestKeys:
             "name": "bot",
             "limits": {"requests_per_minute": 5},
             "models": ["gpt-*"],
-            "provider_keys": {"custom": "sk-the-bots-own"},
+            "provider_keys": {"custom": "sk-the-bots-own-canary7f3e"},
         }
         made = service.call("POST", "/keys", body, 201)
         secret, key = made["secret"], made["key"]
@@ -264,7 +266,7 @@ class TestTheRest:
         service.call("POST", "/accounts/acc_9/reset", None, 404)
 
     def test_account_is_added_to_a_known_provider_and_removed(self, service: Service) -> None:
-        body = {"provider": "custom", "token": "sk-of-an-upstream-0123", "name": "third"}
+        body = {"provider": "custom", "token": "sk-of-an-upstream-canary7f3e", "name": "third"}
         added = service.call("POST", "/accounts", body, 201)
         assert (added["name"], added["source"]) == ("third", "store")
         assert "sk-of-an-upstream" not in json.dumps(added)
@@ -356,7 +358,7 @@ def shell(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell
 class TestCommandLine:
     def test_life_of_a_key(self, shell: Shell, service: Service, tmp_path: Path) -> None:
         own = tmp_path / "own.key"
-        own.write_text("sk-the-bots-own\n")
+        own.write_text("sk-the-bots-own-canary7f3e\n")
         status, out, _ = shell(
             "keys", "create", "bot", "--requests-per-minute", "7", "--models", "gpt-*,small",
             "--always-usage", "--provider-key-file", f"custom={own}", "--json",
@@ -368,7 +370,7 @@ class TestCommandLine:
         record = service.desk.editor.get(identity)
         assert record.models == ("gpt-*", "small")
         credential = service.desk.gatekeeper.credential(record, "custom")
-        assert credential.token == Secret("sk-the-bots-own")
+        assert credential.token == Secret("sk-the-bots-own-canary7f3e")
 
         _, out, _ = shell("keys", "list")
         header, relay, bot = out.splitlines()

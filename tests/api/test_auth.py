@@ -10,10 +10,10 @@ from services.config import Auth, GatewayKeySetting, Server, Settings
 from services.core.errors import Unauthorized
 from services.core.models import Caller, Credential, Secret
 
-NAMED = "sk-first-key-0123456789"
-NAMELESS = "sk-second-key-987654321"
+NAMED = "sk-first-canary7f3e-0123456789"
+NAMELESS = "sk-second-canary7f3e-987654321"
 SHORT = "short-key"
-OWN = "sk-of-the-callers-own"
+OWN = "sk-of-the-callers-canary7f3e"
 KEYS = (
     GatewayKeySetting(key=Secret(NAMED), name="the shop"),
     GatewayKeySetting(key=Secret(NAMELESS)),

@@ -38,7 +38,7 @@ SCENARIOS = {
     "cut": "some text, then the connection closes",
 }
 SOUND = ("plain", "unicode", "bytes")
-CANARY = "canary-8c1f04d2-secret"
+CANARY = "canary7f3e-8c1f04d2-secret"
 SOON = Timeouts(connect=5.0, first_byte=10.0, idle=10.0, total=30.0)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from emulators.openai_compat import OpenAICompat
+from tests.canaries import ADMIN_KEY
 from tests.gateway import KEY, ROOT, GatewayProcess, question, wait_for
 
-ADMIN_KEY = "admin-0123456789-0123456789"
-TOKENS = ("sk-first-0123456789abcdef", "sk-second-0123456789abcdef")
+TOKENS = ("sk-first-canary7f3e-0123456789", "tok-second-0123456789-canary7f3e")
 MODEL = "up/emu-small"
 
 
@@ -65,8 +65,11 @@ def test_account_added_from_a_shell_serves_all_workers_and_outlives_them(tmp_pat
             assert ask(process) == 200
             assert set(bearers(upstream)) == {TOKENS[0]}
             causeway(process, tmp_path, "accounts", "remove", added["id"])
-            listed = causeway(process, tmp_path, "accounts", "list")
-            assert listed == {"data": []}
+
+            def is_gone() -> bool:
+                return bool(causeway(process, tmp_path, "accounts", "list") == {"data": []})
+
+            wait_for(is_gone, 15, "the account's end in both workers")
         assert TOKENS[0] not in process.log_text()
         kept = b"".join(f.read_bytes() for f in (tmp_path / "gateway").rglob("*") if f.is_file())
         assert TOKENS[0].encode() not in kept

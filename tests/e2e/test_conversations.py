@@ -1,9 +1,8 @@
-"""Conversations that go on: only for the gateway key that began them, though accounts are shared."""
+"""Conversations go on only for the gateway key that began them, though accounts are shared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from emulators.openai_compat import OpenAICompat
+from tests.canaries import UPSTREAM_KEY
 from tests.gateway import KEY, GatewayProcess, free_port, question
 
 GONE = free_port()
@@ -19,7 +20,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
     with OpenAICompat() as upstream:
         named = [("first", upstream.url), ("second", upstream.url), ("gone", nobody())]
         entries = [
-            {"prefix": prefix, "base_url": f"{url}/v1", "api_key": "sk-upstream-0123456789"}
+            {"prefix": prefix, "base_url": f"{url}/v1", "api_key": UPSTREAM_KEY}
             for prefix, url in named
         ]
         fallbacks = {
@@ -110,6 +111,6 @@ def test_model_does_not_stand_in_for_itself(process: GatewayProcess) -> None:
 
 
 def test_callers_own_credential_goes_nowhere_else(process: GatewayProcess) -> None:
-    headers = {"X-Upstream-Authorization": "Bearer sk-of-the-callers-own-0123"}
+    headers = {"X-Upstream-Authorization": "Bearer sk-of-the-callers-own-canary7f3e"}
     answer = process.post(question("hi", "gone/x"), headers=headers)
     assert answer.status_code == 502

@@ -7,6 +7,7 @@ import pytest
 import requests
 
 from emulators.openai_compat import OpenAICompat
+from tests.canaries import UPSTREAM_KEY
 from tests.gateway import KEY, GatewayProcess, custom, question
 
 
@@ -92,9 +93,7 @@ def test_gateway_key_is_never_sent_upstream(
     gateway: GatewayProcess, upstream: OpenAICompat
 ) -> None:
     gateway.post(question("hi"))
-    assert upstream.calls[-1].request.headers.get("Authorization") == (
-        "Bearer sk-upstream-0123456789"
-    )
+    assert upstream.calls[-1].request.headers.get("Authorization") == (f"Bearer {UPSTREAM_KEY}")
 
 
 def test_oversized_body_is_a_413(gateway: GatewayProcess) -> None:

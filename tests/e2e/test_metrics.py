@@ -19,9 +19,9 @@ from services.core import errors
 from services.keys import Turn
 from services.metrics import Metrics, Routes, kind_of
 from services.metrics_folder import MetricsFolder, forget_worker
+from tests.canaries import ADMIN_KEY, UPSTREAM_KEY
 from tests.gateway import KEY, GatewayProcess, custom, question, wait_for
 
-ADMIN_KEY = "adm-0123456789-abcdefghij"
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? ([\d.e+-]+)$")
 
 
@@ -195,7 +195,7 @@ def test_no_key_is_ever_told(service: GatewayProcess) -> None:
     seen = requests.get(f"{service.url}/metrics", timeout=10).text + service.log_text()
     for path in ("/keys", "/config", "/usage", "/health"):
         seen += str(admin(service, "GET", path))
-    for secret in (made["secret"], KEY, ADMIN_KEY, "sk-upstream-0123456789"):
+    for secret in (made["secret"], KEY, ADMIN_KEY, UPSTREAM_KEY):
         assert secret not in seen
 
 

@@ -165,7 +165,7 @@ def test_retry_after_is_passed_on(gateway: GatewayProcess) -> None:
 
 def test_wrong_key_is_an_authentication_error(gateway: GatewayProcess) -> None:
     with pytest.raises(openai.AuthenticationError) as caught:
-        gateway.client("sk-wrong-key-000000000000").chat.completions.create(
+        gateway.client("sk-wrong-key-canary7f3e-000000").chat.completions.create(
             model=MODEL, messages=ask("hi")
         )
     assert caught.value.code == "invalid_api_key"

@@ -75,8 +75,9 @@ def test_rotated_token_is_never_used_again(tmp_path: Path) -> None:
 def test_dead_refresh_token_of_the_caller_is_a_401(tmp_path: Path) -> None:
     with BackendApi(seed=1) as web, GatewayProcess(tmp_path, settings_for(web)) as process:
         answer = process.post(
-            question("Hi", model="gpt-4-s"), headers={"Authorization": "Bearer rt-nobody-knows"}
+            question("Hi", model="gpt-4-s"),
+            headers={"Authorization": "Bearer rt-canary7f3e-unknown"},
         )
         assert answer.status_code == 401
         assert answer.json()["error"]["message"]
-        assert "rt-nobody-knows" not in answer.text + process.log_text()
+        assert "rt-canary7f3e-unknown" not in answer.text + process.log_text()

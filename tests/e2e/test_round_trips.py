@@ -19,12 +19,21 @@ import pytest
 from emulators.backend_api import BackendApi
 from emulators.openai_compat import OpenAICompat
 from services import embedded_store
+from tests.canaries import ADMIN_KEY
 from tests.gateway import GatewayProcess, custom, question, wait_for
 
-ADMIN_KEY = "admin-0123456789-0123456789"
 LIMITS = {"requests_per_minute": 1000, "tokens_per_minute": 1_000_000, "concurrent_streams": 50}
 SLOW_WEB = "#long[size=2000,events=60,delay=0.02]"
-OF_THE_CLOCK = (b":usage", b":job:", b":probe", b":tokens:due", b"CLIENT", b"HELLO", b"SCRIPT")
+OF_THE_CLOCK = (
+    b":usage",
+    b":accounts:added",
+    b":job:",
+    b":probe",
+    b":tokens:due",
+    b"CLIENT",
+    b"HELLO",
+    b"SCRIPT",
+)
 """What a worker does every now and then, whether or not a request comes."""
 
 

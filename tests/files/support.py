@@ -30,7 +30,7 @@ from services.files.storage import Storage
 from services.files.user_files import UserFiles
 
 BASE = "https://gw.example"
-KEY, OTHER_KEY = "sk-first-key-0123456789", "sk-other-key-9876543210"
+KEY, OTHER_KEY = "sk-first-canary7f3e-0123456789", "sk-other-9876543210-canary7f3e"
 LIFETIMES = Lifetimes(generated=1000.0, passed_on=60.0, user=500.0)
 HTML = b"<html><script>alert(1)</script></html>"
 

@@ -10,6 +10,7 @@ import pytest
 from services import embedded_store
 from services.embedded_store import EmbeddedStore
 from services.store import Store
+from tests.canary_watch import StoreMonitor
 
 from .support import Desk
 
@@ -17,7 +18,8 @@ from .support import Desk
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
     running = embedded_store.start(tmp_path_factory.mktemp("store"))
-    yield running
+    with StoreMonitor(running.url):
+        yield running
     running.stop()
 
 

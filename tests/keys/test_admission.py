@@ -170,23 +170,25 @@ def test_pictures_are_noted(desk: Desk) -> None:
 
 class TestOwnCredential:
     def test_is_given_for_its_provider_only(self, desk: Desk) -> None:
-        key, _ = desk.editor.create(NewKey(name="b", provider_keys={"custom": "sk-own"}))
+        key, _ = desk.editor.create(NewKey(name="b", provider_keys={"custom": "sk-canary7f3e"}))
         admission = desk.admit(key)
         credential = admission.choose("custom")
         assert credential is not None
-        assert credential.token == Secret("sk-own")
+        assert credential.token == Secret("sk-canary7f3e")
         assert not credential.from_caller
-        assert "sk-own" not in repr(admission.record)
+        assert "sk-canary7f3e" not in repr(admission.record)
         assert admission.choose("another") is None
         admission.done("ok")
 
     def test_that_cannot_be_read_is_no_reason_to_use_the_operators(
         self, desk: Desk, store: Store
     ) -> None:
-        key, record = desk.editor.create(NewKey(name="b", provider_keys={"custom": "sk-own"}))
+        key, record = desk.editor.create(
+            NewKey(name="b", provider_keys={"custom": "sk-canary7f3e"})
+        )
         elsewhere = Desk(store, vault=FernetVault())
         with elsewhere.admit(key) as admission, pytest.raises(Unavailable):
             admission.choose("custom")
-        elsewhere.editor.change(record.id, KeyChanges(provider_keys={"custom": "sk-new"}))
+        elsewhere.editor.change(record.id, KeyChanges(provider_keys={"custom": "new-canary7f3e"}))
         with elsewhere.admit(key) as admission:
             assert admission.choose("custom") is not None

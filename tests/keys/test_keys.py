@@ -16,8 +16,8 @@ from tests.gateway import wait_for
 
 from .support import Desk, client
 
-CONFIGURED = GatewayKeySetting(key=Secret("sk-configured-0123456789"), name="relay")
-UPSTREAM = "sk-upstream-own-9876543210"
+CONFIGURED = GatewayKeySetting(key=Secret("sk-configured-canary7f3e-0123456789"), name="relay")
+UPSTREAM = "sk-upstream-own-canary7f3e"
 
 
 def everything_in(store: Store) -> bytes:
@@ -142,17 +142,17 @@ class TestEditing:
 class TestRecognition:
     def test_key_of_the_settings_is_known_without_the_store(self) -> None:
         desk = Desk(Store(""), [CONFIGURED])
-        record = desk.book.recognise("sk-configured-0123456789")
+        record = desk.book.recognise("sk-configured-canary7f3e-0123456789")
         assert record is not None
         assert (record.name, record.hint, record.limits.any) == ("relay", "6789", False)
-        assert desk.book.recognise("sk-configured-012345678X") is None
-        admission = desk.admit("sk-configured-0123456789")
+        assert desk.book.recognise("sk-configured-canary7f3e-012345678X") is None
+        admission = desk.admit("sk-configured-canary7f3e-0123456789")
         assert admission.record == record
         assert admission.headers == {}
 
     def test_book_without_a_store_knows_the_settings_only(self) -> None:
         book = KeyBook(None, [CONFIGURED])
-        assert book.recognise("sk-configured-0123456789") is not None
+        assert book.recognise("sk-configured-canary7f3e-0123456789") is not None
         assert book.recognise(f"{PREFIX}one") is None
 
     def test_unknown_key_of_our_making_never_goes_upstream(self, desk: Desk) -> None:

@@ -31,7 +31,9 @@ def wires(request: pytest.FixtureRequest) -> Iterator[Transport]:
 def names() -> Custom:
     """Two upstreams that are never asked."""
     transport = create("gevent")
-    first = Upstream("a", "http://127.0.0.1:9/v1", Secret("key-of-a-canary7f3e"), ("shared", "only-a"))
+    first = Upstream(
+        "a", "http://127.0.0.1:9/v1", Secret("key-of-a-canary7f3e"), ("shared", "only-a")
+    )
     second = Upstream("b", "http://127.0.0.1:9/v1/", None, ("shared", "*"))
     return Custom([first, second], transport)
 

@@ -40,7 +40,7 @@ from services.wire.image_request import ImageRequest, as_chat, decode_image_requ
 from services.wire.openai_images import Picture, failed, images_body, refused
 from tests.keys.support import Desk
 
-KEY = "sk-images-key-0123456789"
+KEY = "sk-images-canary7f3e-0123456789"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 A, B = "https://me.example/images/a.png", "https://me.example/images/b.png"
 PNG = b"\x89PNG\r\n\x1a\n\x00\xff"

@@ -236,7 +236,6 @@ def test_settings_mean_what_they_say_however_they_are_spelt(
             assert fast.seconds < slow.seconds
 
 
-@pytest.mark.xfail(strict=True, reason="nobody shows Settings.warnings yet")
 def test_unknown_key_is_told_at_the_start(old_fashioned: GatewayProcess) -> None:
     warnings = [line for line in old_fashioned.log_text().splitlines() if "WARNING" in line]
     assert any("no_such_key" in line for line in warnings)
