@@ -19,7 +19,7 @@ from services import embedded_store
 from services.core.errors import Unavailable
 from tests.canaries import MARK, Found, Stream, found, neighbourhood
 from tests.canary_watch import StoreMonitor, watch_httpx_answer, watch_origin
-from tests.gateway import ROOT, GatewayProcess, custom, question
+from tests.gateway import ROOT, GatewayProcess, custom, free_port, question
 
 SECRET = f"eyJhbGciOiJub25lIn0.e30.{MARK}-unsigned"
 
@@ -94,7 +94,7 @@ def test_file_and_file_name_are_looked_at_but_not_where_operators_keep_secrets(
 
 def test_what_a_store_is_told_is_looked_at() -> None:
     own = Found()
-    with ValkeyServer() as server, redis.Redis.from_url(server.connection_url) as client:
+    with ValkeyServer(free_port()) as server, redis.Redis.from_url(server.connection_url) as client:
         with StoreMonitor(server.connection_url, own) as monitor:
             client.set("harmless", "value")
             monitor.catch_up()

@@ -103,6 +103,7 @@ def test_a_name_is_taken_once_and_before_the_start(store: Store) -> None:
 
 def test_started_schedules_share_the_runs_and_stop(server: EmbeddedStore) -> None:
     ran: list[str] = []
+    before = set(threading.enumerate())  # of tests that ran before
     with contextlib.closing(Store(server.url)) as store:
         schedules = [Schedule(store) for _ in range(3)]
         for schedule in schedules:
@@ -113,7 +114,8 @@ def test_started_schedules_share_the_runs_and_stop(server: EmbeddedStore) -> Non
         for schedule in schedules:
             schedule.stop()
             schedule.stop()
-        wait_for(lambda: not any("APScheduler" in t.name for t in threading.enumerate()))
+        ours = [t for t in threading.enumerate() if "APScheduler" in t.name and t not in before]
+        wait_for(lambda: not any(thread.is_alive() for thread in ours))
 
 
 def test_it_works_in_greenlets(server: EmbeddedStore) -> None:

@@ -156,7 +156,7 @@ def test_every_profile_is_served_without_the_store_and_after_its_loss(
     nowhere = {"host": "127.0.0.1", "port": free_port()}
     with gateway(tmp_path / "without", web, redis=nowhere) as process:
         reads_everywhere(everywhere(process, "#dalle", alice(web)), TEXTS["dalle"])
-    store = ValkeyServer()
+    store = ValkeyServer(free_port())
     store.start()
     with contextlib.ExitStack() as closing:
         closing.callback(lambda: store.is_running() and store.stop())

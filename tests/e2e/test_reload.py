@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -294,14 +293,17 @@ def test_no_request_fails_during_five_reloads(
 
 
 def test_private_copies_go_with_the_service(upstream: OpenAICompat, tmp_path: Path) -> None:
-    before = copies()
-    with GatewayProcess(tmp_path, custom(upstream.base_url, models=["emu-small"])) as process:
-        (folder,) = set(copies()) - set(before)
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    settings = custom(upstream.base_url, models=["emu-small"])
+    with GatewayProcess(tmp_path / "gateway", settings, TMPDIR=str(aside)) as process:
+        (folder,) = copies(aside)
         assert folder.stat().st_mode & 0o077 == 0
         assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {0}
         assert (folder / "started.json").read_bytes() == process.config.read_bytes()
-    assert folder not in copies()
+    assert copies(aside) == []
 
 
-def copies() -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob("causeway-metrics-*/config"))
+def copies(folder: Path) -> list[Path]:
+    """Those that services whose temporary files are in `folder` keep."""
+    return list(folder.glob("causeway-metrics-*/config"))

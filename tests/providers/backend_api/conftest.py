@@ -13,13 +13,14 @@ from emulators.backend_api import BackendApi as Upstream
 from services import transport
 from services.store import Store
 from tests.canary_watch import StoreMonitor
+from tests.gateway import free_port
 
 from .support import Stage
 
 
 @pytest.fixture(scope="module")
 def store_url() -> Iterator[str]:
-    with ValkeyServer() as server, StoreMonitor(server.connection_url):
+    with ValkeyServer(free_port()) as server, StoreMonitor(server.connection_url):
         yield server.connection_url
 
 
