@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -39,11 +40,13 @@ def _watch_requests_answer(answer: requests.Response, *_: Any, **__: Any) -> Non
         return
     what = f"an answer {answer.status_code}"
     _look_at_head(what, answer.headers)
-    read = answer.iter_content
     seen = Stream(found, f"the body of {what}")
+    known = weakref.ref(answer)  # a circle would keep the connections of unread answers open
 
     def watched(*args: Any, **options: Any) -> Iterator[Any]:
-        for piece in read(*args, **options):
+        asked = known()
+        assert asked is not None
+        for piece in requests.Response.iter_content(asked, *args, **options):
             seen.add(piece if isinstance(piece, bytes) else str(piece).encode())
             yield piece
 

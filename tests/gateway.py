@@ -17,7 +17,7 @@ import openai
 import requests
 
 from services import embedded_store
-from tests.canaries import GATEWAY_KEY, UPSTREAM_KEY, found
+from tests.canaries import ADMIN_KEY, GATEWAY_KEY, UPSTREAM_KEY, found
 from tests.canary_watch import StoreMonitor, watch_httpx_answer, watch_origin
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -179,6 +179,18 @@ class GatewayProcess:
         headers |= options.pop("headers", {})
         options = {"timeout": 30, **options}
         return requests.post(self.url + path, data, headers=headers, **options)
+
+    def admin(self, method: str, path: str, body: Any = None) -> Any:
+        """What the admin API answers, which must be a success."""
+        answer = requests.request(
+            method,
+            f"{self.url}/admin/api{path}",
+            json=body,
+            headers={"Authorization": f"Bearer {ADMIN_KEY}"},
+            timeout=10,
+        )
+        assert answer.ok, answer.text
+        return answer.json()
 
 
 def custom(upstream: str, **fields: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
@@ -37,18 +36,6 @@ def service(
         yield process
 
 
-def admin(service: GatewayProcess, method: str, path: str, body: Any = None) -> Any:
-    answer = requests.request(
-        method,
-        f"{service.url}/admin/api{path}",
-        json=body,
-        headers={"Authorization": f"Bearer {ADMIN_KEY}"},
-        timeout=10,
-    )
-    assert answer.ok, answer.text
-    return answer.json()
-
-
 def scraped(service: GatewayProcess) -> dict[tuple[str, str], float]:
     """Samples by name and labels."""
     answer = requests.get(f"{service.url}/metrics", timeout=10)
@@ -65,7 +52,7 @@ def count(service: GatewayProcess, name: str, *labels: str) -> float:
 
 
 def test_counts_of_four_workers_add_up(service: GatewayProcess) -> None:
-    made = admin(service, "POST", "/keys", {"name": "counted"})
+    made = service.admin("POST", "/keys", {"name": "counted"})
     before = count(service, "causeway_turns_total", 'model="emu-small"', 'outcome="ok"')
     with ThreadPoolExecutor(8) as pool:
         bodies = [question("hello", "emu-small", stream=n % 2 == 0) for n in range(40)]
@@ -86,7 +73,7 @@ def test_counts_of_four_workers_add_up(service: GatewayProcess) -> None:
     assert count(service, "causeway_store_up") == 1
 
     def accounted() -> bool:
-        rows = admin(service, "GET", f"/usage?key={made['key']['id']}&by=model")["data"]
+        rows = service.admin("GET", f"/usage?key={made['key']['id']}&by=model")["data"]
         return [(row["model"], row["requests"]) for row in rows] == [("emu-small", 40)]
 
     wait_for(accounted, what="the usage of forty requests")
@@ -103,7 +90,7 @@ def test_names_that_callers_think_up_make_no_labels(service: GatewayProcess) -> 
 
 def test_limit_holds_over_four_workers(service: GatewayProcess) -> None:
     body = {"name": "limited", "limits": {"requests_per_minute": 25}}
-    made = admin(service, "POST", "/keys", body)
+    made = service.admin("POST", "/keys", body)
     headers = {"Authorization": f"Bearer {made['secret']}"}
     ask = question("hello", "emu-small")
     with ThreadPoolExecutor(8) as pool:
@@ -119,12 +106,12 @@ def test_limit_holds_over_four_workers(service: GatewayProcess) -> None:
 
 
 def test_key_opens_what_it_may_and_nothing_once_revoked(service: GatewayProcess) -> None:
-    made = admin(service, "POST", "/keys", {"name": "brief", "models": ["emu-*"]})
+    made = service.admin("POST", "/keys", {"name": "brief", "models": ["emu-*"]})
     client = service.client(made["secret"])
     client.chat.completions.create(**question("hello", "emu-small"))
     with pytest.raises(openai.PermissionDeniedError):
         client.chat.completions.create(**question("hello", "up/emu-small"))
-    admin(service, "DELETE", f"/keys/{made['key']['id']}")
+    service.admin("DELETE", f"/keys/{made['key']['id']}")
 
     def refused() -> bool:
         headers = {"Authorization": f"Bearer {made['secret']}"}
@@ -134,7 +121,7 @@ def test_key_opens_what_it_may_and_nothing_once_revoked(service: GatewayProcess)
 
 
 def test_key_sees_the_models_it_may_use(service: GatewayProcess) -> None:
-    made = admin(service, "POST", "/keys", {"name": "narrow", "models": ["up/*"]})
+    made = service.admin("POST", "/keys", {"name": "narrow", "models": ["up/*"]})
     client = service.client(made["secret"])
     assert "emu-small" not in [model.id for model in client.models.list()]
     assert client.models.retrieve("up/emu-small").id == "up/emu-small"
@@ -145,7 +132,7 @@ def test_key_sees_the_models_it_may_use(service: GatewayProcess) -> None:
 
 
 def test_relay_key_gets_usage_though_it_did_not_ask(service: GatewayProcess) -> None:
-    made = admin(service, "POST", "/keys", {"name": "relay", "always_usage": True})
+    made = service.admin("POST", "/keys", {"name": "relay", "always_usage": True})
     for key, has_usage in ((made["secret"], True), (KEY, False)):
         stream = service.client(key).chat.completions.create(
             **question("hello", "emu-small"), stream=True
@@ -190,11 +177,11 @@ def test_forwarded_scrape_needs_the_admin_key(service: GatewayProcess) -> None:
 
 
 def test_no_key_is_ever_told(service: GatewayProcess) -> None:
-    made = admin(service, "POST", "/keys", {"name": "canary", "provider_keys": {"custom": KEY}})
+    made = service.admin("POST", "/keys", {"name": "canary", "provider_keys": {"custom": KEY}})
     service.post(question("x", "emu-small"), headers={"Authorization": f"Bearer {made['secret']}"})
     seen = requests.get(f"{service.url}/metrics", timeout=10).text + service.log_text()
     for path in ("/keys", "/config", "/usage", "/health"):
-        seen += str(admin(service, "GET", path))
+        seen += str(service.admin("GET", path))
     for secret in (made["secret"], KEY, ADMIN_KEY, UPSTREAM_KEY):
         assert secret not in seen
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -293,15 +295,15 @@ def test_no_request_fails_during_five_reloads(
 
 
 def test_private_copies_go_with_the_service(upstream: OpenAICompat, tmp_path: Path) -> None:
-    aside = tmp_path / "aside"
-    aside.mkdir()
+    aside = Path(tempfile.mkdtemp())  # a socket's address has to be short
     settings = custom(upstream.base_url, models=["emu-small"])
-    with GatewayProcess(tmp_path / "gateway", settings, TMPDIR=str(aside)) as process:
+    with GatewayProcess(tmp_path, settings, TMPDIR=str(aside)) as process:
         (folder,) = copies(aside)
         assert folder.stat().st_mode & 0o077 == 0
         assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {0}
         assert (folder / "started.json").read_bytes() == process.config.read_bytes()
     assert copies(aside) == []
+    shutil.rmtree(aside)
 
 
 def copies(folder: Path) -> list[Path]:

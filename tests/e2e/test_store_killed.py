@@ -111,19 +111,8 @@ class Service:
         with ThreadPoolExecutor(times) as pool:
             return set(pool.map(lambda _: self.ask(key, model), range(times)))
 
-    def admin(self, method: str, path: str, body: Any = None) -> Any:
-        answer = requests.request(
-            method,
-            f"{self.process.url}/admin/api{path}",
-            json=body,
-            headers={"Authorization": f"Bearer {ADMIN_KEY}"},
-            timeout=10,
-        )
-        assert answer.ok, answer.text
-        return answer.json()
-
     def counted(self, key_id: str) -> int:
-        rows = self.admin("GET", f"/usage?key={key_id}")["data"]
+        rows = self.process.admin("GET", f"/usage?key={key_id}")["data"]
         return sum(row["requests"] for row in rows)
 
     def health(self) -> str:
@@ -198,7 +187,9 @@ def test_killed_store_breaks_no_answer_starts_no_storm_and_loses_nothing(
     settings = settings_for(up, web, kind.settings)
     with GatewayProcess(tmp_path / "gateway", settings) as process, ThreadPoolExecutor(99) as pool:
         service = Service(process, web)
-        made = service.admin("POST", "/keys", {"name": "bot", "limits": {"requests_per_day": 999}})
+        made = service.process.admin(
+            "POST", "/keys", {"name": "bot", "limits": {"requests_per_day": 999}}
+        )
         key, key_id = made["secret"], made["key"]["id"]
         web.state.rotate_refresh = True
         service.ask_each_worker(alice, WEB)
@@ -236,7 +227,7 @@ def test_killed_store_breaks_no_answer_starts_no_storm_and_loses_nothing(
         assert len(service.exchanged()) == exchanged
         assert service.statuses(bob, WEB, 20) == {200}
         assert len(service.exchanged()) <= exchanged + 1
-        assert service.admin("GET", f"/keys/{key_id}")["name"] == "bot"
+        assert service.process.admin("GET", f"/keys/{key_id}")["name"] == "bot"
         assert service.statuses(key, UP) == {200}
         served = WORKERS + STREAMS // 2 + 2 * 10
         wait_for(lambda: service.counted(key_id) == served, 20, f"the usage of {served} requests")
