@@ -55,8 +55,8 @@ class Generation:
         except BaseException:
             self.leave(turn)
             raise
-        if _is_file(environ, body):
-            self.leave(turn)  # it needs nothing of us, and the server looks at its class
+        if isinstance(body, list | tuple) or _is_file(environ, body):
+            self.leave(turn)  # it needs nothing of us, and the server looks at a file's class
             return body
         return _Body(body, lambda: self.leave(turn))
 
