@@ -16,6 +16,7 @@ from collections.abc import Callable
 import msgspec
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from services.scripts import StoreScript
 from services.store import Store, StoreAway
 
 log = logging.getLogger(__name__)
@@ -27,12 +28,12 @@ LEASE_PART = 0.8
 SOON = 5.0
 """Seconds after the start by which a job has run for the first time."""
 
-_TAKE = """
+_TAKE = StoreScript("""
 local ends = redis.call('GET', KEYS[1])
 if ends and tonumber(ends) > tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
-"""
+""")
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -50,7 +51,6 @@ class Schedule:
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
-        self._lease = store.client.register_script(_TAKE)
         self._jobs: dict[str, Job] = {}
         self._scheduler: BackgroundScheduler | None = None
 
@@ -115,4 +115,4 @@ class Schedule:
         now = self._clock()
         arguments = (now, now + length, max(1, int(length * 1000)))
         name = self._store.key("job", job.name)
-        return bool(self._store.run(lambda c: self._lease([name], arguments, client=c)))
+        return bool(_TAKE.run(self._store, [name], arguments))

@@ -26,6 +26,11 @@ class StoreScript:
         """The script in the file `name` next to the file `module`."""
         return cls(Path(module).with_name(name).read_text(encoding="utf-8"))
 
+    def run(self, store: Store, keys: Sequence[str], arguments: Sequence[str | float]) -> Any:
+        """Its answer. Raises `StoreAway`."""
+        [answer] = run_scripts(store, [Call(self, keys, arguments)])
+        return answer
+
 
 class Call(msgspec.Struct, frozen=True):
     """A script to run with these keys and arguments."""

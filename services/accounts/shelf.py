@@ -17,6 +17,7 @@ from redis.client import Pipeline
 from services.accounts.failures import Reason, TokenFailure
 from services.accounts.records import TokenRecord
 from services.accounts.vault import Vault
+from services.scripts import StoreScript
 from services.store import Store
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,10 @@ KEPT = 400 * 86400
 the one that its owner has.
 """
 
-_RELEASE = """
+_RELEASE = StoreScript("""
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
-"""
+""")
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -46,7 +47,6 @@ class TokenShelf:
     def __init__(self, store: Store, vault: Vault) -> None:
         self._store = store
         self._vault = vault
-        self._release = store.client.register_script(_RELEASE)
 
     def find(self, digest: str) -> Found:
         """What is known, in one round trip."""
@@ -71,7 +71,7 @@ class TokenShelf:
     def release(self, digest: str, owner: str) -> None:
         """Give the lock back, unless it has passed to somebody else."""
         name = self._name(digest, "lock")
-        self._store.run(lambda c: self._release([name], [owner], client=c))
+        _RELEASE.run(self._store, [name], [owner])
 
     def save(
         self,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from redis.client import Pipeline
-from redis.commands.core import Script
 
 from services.accounts.account_list import Account
 from services.accounts.standings import (
@@ -26,6 +24,7 @@ from services.rate_gate import calls_key
 from services.scripts import Call, StoreScript
 from services.store import Store
 
+_STRIKE = StoreScript.beside(__file__, "strike.lua")
 _LEASE = StoreScript.beside(__file__, "lease.lua")
 _UNLIMITED = CallLimit("-", "-", 1)
 
@@ -40,7 +39,6 @@ class StoreBoard:
     def __init__(self, store: Store, pool: str) -> None:
         self._store = store
         self._pool = pool
-        self._strike = _script(store, "strike")
 
     def choosing(self, wish: Wish, refusal: str = "") -> Call:
         """The script that chooses the free account that comes next, or the one this conversation
@@ -69,7 +67,7 @@ class StoreBoard:
         wait = "" if strike.wait is None else strike.wait
         first = FIRST_RUNG[strike.fault]
         arguments = (strike.id, strike.fault, now, strike.began, wait, first, *LADDER)
-        self._store.run(lambda c: self._strike([self._name("states")], arguments, client=c))
+        _STRIKE.run(self._store, [self._name("states")], arguments)
 
     def put(self, account: str, standing: Standing | None) -> None:
         """Set how it stands; None: ready, and nothing held against it."""
@@ -118,8 +116,3 @@ class StoreBoard:
 
     def _sticky(self, conversation: str) -> str:
         return self._name("sticky", hashed(conversation) if conversation else "-")
-
-
-def _script(store: Store, name: str) -> Script:
-    text = Path(__file__).with_name(f"{name}.lua").read_text(encoding="utf-8")
-    return store.client.register_script(text)

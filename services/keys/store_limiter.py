@@ -7,15 +7,11 @@ windows: never more than the limit in any 60 seconds. A refused request is not c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from redis.client import Redis
-from redis.commands.core import Script
 
 from services.keys.records import Limits
 from services.keys.standing import Standing, Verdict
-from services.scripts import Call, StoreScript
+from services.scripts import Call, StoreScript, run_scripts
 from services.store import Store
 
 LEASE_SECONDS = 60.0
@@ -28,8 +24,6 @@ class StoreLimiter:
     def __init__(self, store: Store, lease_seconds: float = LEASE_SECONDS) -> None:
         self._store = store
         self._lease = int(lease_seconds * 1000)
-        self._settle = _script(store, "settle")
-        self._renew = _script(store, "renew")
 
     def admitting(self, digest: bytes, lease: str) -> Call:
         """The script that takes a place under all limits of the key, as `lease`; `verdict` reads
@@ -56,28 +50,23 @@ class StoreLimiter:
         """Give the place back and count the answer's tokens."""
         names = [key_name(self._store, digest, part) for part in ("state", "tokens", "leases")]
         flags = (int(limits.tokens_per_minute is not None), int(limits.tokens_per_day is not None))
-        self._store.run(lambda c: self._settle(names, (lease, tokens, *flags), client=c))
+        _SETTLE.run(self._store, names, (lease, tokens, *flags))
 
     def renew(self, leases: Mapping[str, bytes]) -> None:
         """Keep the places of requests that are still under way: their keys' digests by lease."""
-
-        def each(client: Redis) -> None:
-            for lease, digest in leases.items():
-                names = [key_name(self._store, digest, "leases")]
-                self._renew(names, (lease, self._lease), client=client)
-
-        self._store.run(each)
+        calls = [
+            Call(_RENEW, [key_name(self._store, digest, "leases")], (lease, self._lease))
+            for lease, digest in leases.items()
+        ]
+        run_scripts(self._store, calls)
 
 
 _ADMIT = StoreScript.beside(__file__, "admit.lua")
+_SETTLE = StoreScript.beside(__file__, "settle.lua")
+_RENEW = StoreScript.beside(__file__, "renew.lua")
 _PARTS = ("record", "state", "requests", "tokens", "leases")
 
 
 def key_name(store: Store, digest: bytes, part: str) -> str:
     """Where a part of what is known of a key lies; all parts in one slot of a cluster."""
     return store.key("key", f"{{{digest.hex()}}}", part)
-
-
-def _script(store: Store, name: str) -> Script:
-    text = Path(__file__).with_name(f"{name}.lua").read_text(encoding="utf-8")
-    return store.client.register_script(text)

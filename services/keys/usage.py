@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from services.core.errors import InvalidRequest, Unavailable
+from services.scripts import StoreScript
 from services.store import Store, StoreAway
 
 KEPT_DAYS = 90
@@ -58,13 +58,14 @@ Bucket = tuple[str, str, str]
 """Key id, model, and the name of a count."""
 
 
+_COUNT = StoreScript.beside(__file__, "count.lua")
+
+
 class UsageBook:
     """Writes and reads the counts."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        script = Path(__file__).with_name("count.lua").read_text(encoding="utf-8")
-        self._count = store.client.register_script(script)
 
     def count(self, batch: str, day: date, counts: Mapping[Bucket, int]) -> None:
         """Add to a day's counts, once for each `batch`. Raises `StoreAway`."""
@@ -72,7 +73,7 @@ class UsageBook:
         values: list[Any] = [(KEPT_DAYS + 1) * 86_400]
         for bucket, number in counts.items():
             values += [_SEPARATOR.join(bucket), number]
-        self._store.run(lambda c: self._count(names, values, client=c))
+        _COUNT.run(self._store, names, values)
 
     def rows(self, query: UsageQuery) -> list[UsageRow]:
         """Sums for each group that has any, in order. Raises `InvalidRequest`, `Unavailable`."""
