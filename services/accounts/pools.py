@@ -1,18 +1,43 @@
-"""The pools of all providers: the accounts of the settings, and those that were added since."""
+"""The pools of all providers: the accounts of the settings, and those added while the service runs,
+which lie encrypted in the store, for all workers.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from services.accounts.account_list import Account, accounts_of
-from services.accounts.added import AddedAccounts
-from services.accounts.pool import AccountView, Pool
-from services.accounts.vault import Vault
+import msgspec
+
+from services.accounts.pool import Account, AccountView, Pool, account_of
+from services.accounts.vault import Vault, VaultError, read_private
 from services.config import Settings
 from services.config.account_setting import AccountSetting
 from services.core.errors import InvalidRequest, NotFound, Unavailable
+from services.core.models import Secret
 from services.store import Store, StoreAway
+
+log = logging.getLogger(__name__)
+
+
+class AccountsError(Exception):
+    """The accounts cannot be read; the text says where, and shows no token."""
+
+
+def accounts_of(
+    provider: str, settings: Sequence[AccountSetting], file: str = ""
+) -> tuple[Account, ...]:
+    """The accounts of `settings` and of `file`, each once. Raises `AccountsError`."""
+    named = [*settings, *(_read(Path(file).expanduser()) if file else ())]
+    accounts: dict[str, Account] = {}
+    for place, setting in enumerate(named, start=1):
+        account = account_of(provider, setting, setting.name or f"account {place}")
+        accounts.setdefault(account.id, account)
+    return tuple(accounts.values())
 
 
 class Pools:
@@ -30,10 +55,13 @@ class Pools:
     ) -> None:
         self._of_settings = dict(of_settings)
         self._store = store
+        self._vault = vault
         self._clock = clock
-        self._added = AddedAccounts(store, vault)
+        self._key = store.key("accounts", "added")
         self._stored: dict[bytes, bytes] = {}
-        self._pools = {name: self._pool(name, accounts) for name, accounts in of_settings.items()}
+        self._pools = {
+            name: Pool(name, accounts, store, clock) for name, accounts in of_settings.items()
+        }
 
     @classmethod
     def from_settings(
@@ -49,7 +77,12 @@ class Pools:
         """
         accounts: dict[str, Sequence[Account]] = {}
         for name, group in settings.providers.items():
-            for pool, entry in _entries(name, group):
+            entries = (
+                [(f"{name}/{e.prefix}", e) for e in group]
+                if isinstance(group, list | tuple)
+                else [(name, group)]
+            )
+            for pool, entry in entries:
                 given = getattr(entry, "accounts", ())
                 accounts[pool] = accounts_of(pool, given, getattr(entry, "accounts_file", ""))
         return cls(accounts, store, vault, clock)
@@ -61,9 +94,9 @@ class Pools:
 
     def refresh(self) -> None:
         """Take up what was added or removed elsewhere. Raises `StoreAway`."""
-        stored = self._added.read()
+        stored: Any = self._store.run(lambda c: c.hgetall(self._key))
         if stored != self._stored:
-            self._take_up(stored)
+            self._take_up(dict(stored))
 
     def carry_on(self, before: Pools) -> None:
         """Know what `before` knows by itself: faults, and added accounts if the store cannot be
@@ -83,12 +116,22 @@ class Pools:
         """Add an account to the pool `name`; one that is there already is changed. The other
         workers hear of it within seconds. Raises `Unavailable` while the store is away.
         """
+        account = account_of(name, setting, setting.name)
+        record = _Stored(
+            name,
+            account.token.reveal(),
+            account.workspace,
+            account.weight,
+            account.concurrent,
+            setting.name,
+        )
+        text = self._vault.encrypt(msgspec.json.encode(record).decode())
         try:
-            account_id = self._added.put(name, setting)
+            self._store.run(lambda c: c.hset(self._key, account.id, text))
             self.refresh()
         except StoreAway as exc:
             raise _away() from exc
-        return self._view(account_id)
+        return self._view(account.id)
 
     def remove(self, account_id: str) -> AccountView:
         """Remove an account that was added; it as it stood. Raises `NotFound`, `InvalidRequest` for
@@ -98,7 +141,7 @@ class Pools:
         if view.source != "store":
             raise InvalidRequest("this account is one of the settings: remove it there", param="id")
         try:
-            self._added.drop(account_id)
+            self._store.run(lambda c: c.hdel(self._key, account_id))
             self.refresh()
         except StoreAway as exc:
             raise _away() from exc
@@ -120,17 +163,36 @@ class Pools:
             pool.extend_open()
 
     def _take_up(self, stored: dict[bytes, bytes]) -> None:
-        added = self._added.decrypted(stored)
+        added = self._decrypted(stored)
         for name in {*self._pools, *added}:
             accounts = {a.id: a for a in (*added.get(name, ()), *self._of_settings.get(name, ()))}
             if name in self._pools:
                 self._pools[name].use(tuple(accounts.values()))
             else:
-                self._pools[name] = self._pool(name, tuple(accounts.values()))
+                self._pools[name] = Pool(name, tuple(accounts.values()), self._store, self._clock)
         self._stored = stored
 
-    def _pool(self, name: str, accounts: Sequence[Account]) -> Pool:
-        return Pool(name, accounts, self._store, self._clock)
+    def _decrypted(self, stored: Mapping[bytes, bytes]) -> dict[str, list[Account]]:
+        """The added accounts by pool. One that was encrypted with another key is left out."""
+        pools: dict[str, list[Account]] = {}
+        for key, text in sorted(stored.items()):
+            name = key.decode()
+            try:
+                record = _STORED.decode(self._vault.decrypt(text.decode()))
+            except (ValueError, msgspec.DecodeError):
+                log.warning("account unreadable account=%s: add it again", name)
+                continue
+            account = Account(
+                name,
+                record.name or f"account {name[:4]}",
+                Secret(record.token),
+                record.workspace,
+                record.weight,
+                record.concurrent,
+                "store",
+            )
+            pools.setdefault(record.pool, []).append(account)
+        return pools
 
     def _changed(self, account_id: str, change: Callable[[Pool, str], bool]) -> AccountView:
         if not change(self._pool_with(account_id), account_id):
@@ -148,11 +210,45 @@ class Pools:
         raise NotFound("there is no such account", param="id")
 
 
-def _entries(name: str, group: object) -> list[tuple[str, object]]:
-    """The pools that a provider's settings may describe, by name."""
-    if isinstance(group, list | tuple):
-        return [(f"{name}/{entry.prefix}", entry) for entry in group]
-    return [(name, group)]
+class _Stored(msgspec.Struct):
+    """An added account as it lies in the store, once decrypted."""
+
+    pool: str
+    token: str
+    workspace: str | None
+    weight: int
+    concurrent: int
+    name: str
+
+
+_STORED = msgspec.json.Decoder(_Stored)
+
+
+def _read(path: Path) -> list[AccountSetting]:
+    """A JSON list of what the settings hold, or a token a line; `#` begins a comment line."""
+    try:
+        text = read_private(path)
+    except VaultError as exc:
+        raise AccountsError(str(exc)) from None
+    if not text.lstrip().startswith("["):
+        lines = [line.strip() for line in text.splitlines()]
+        return [AccountSetting(token=Secret(line)) for line in lines if line and line[0] != "#"]
+    try:
+        return [
+            msgspec.convert(
+                {"token": item} if isinstance(item, str) else item, AccountSetting, dec_hook=_secret
+            )
+            for item in json.loads(text)
+        ]
+    except (ValueError, TypeError) as exc:
+        position = f"line {exc.lineno}" if isinstance(exc, json.JSONDecodeError) else "an entry"
+        raise AccountsError(f"{path}: {position} is not as it should be") from None
+
+
+def _secret(kind: type, raw: object) -> Secret:
+    if kind is Secret and isinstance(raw, str) and raw:
+        return Secret(raw)
+    raise ValueError("expected non-empty text")
 
 
 def _away() -> Unavailable:

@@ -11,20 +11,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from services.accounts.failures import TokenFailure
-from services.accounts.memory import TokenMemory
-from services.accounts.records import TokenRecord, is_access_token, record_of
-from services.accounts.refreshers import Refresher
-from services.accounts.shelf import Found, TokenShelf
-from services.accounts.turns import Turns
+import msgspec
+
+from services.accounts.token_endpoint import Refresher, TokenFailure
+from services.accounts.token_store import (
+    Found,
+    TokenRecord,
+    TokenStore,
+    is_access_token,
+    record_of,
+)
 from services.accounts.vault import hashed
 from services.core.models import Secret
 from services.store import StoreAway
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MEMORY_SECONDS = 60.0
 LOCK_SECONDS = 20.0
@@ -35,6 +44,12 @@ FORCED_EVERY = 30.0
 _FIRST_NAP, _LONGEST_NAP = 0.05, 0.4
 _EARLIEST, _LATEST = 0.80, 0.95
 """The part of a token's time after which it is renewed: spread, so that many do not meet."""
+IDLE_AFTER = 30 * 86400.0
+RETRY_AFTER = 300.0
+LONGEST_RUN = 10.0
+"""Seconds after which a run leaves the rest to the next one: a worker that ends waits for it."""
+_BATCH = 50
+MOST_REMEMBERED = 20_000
 
 
 class TokenManager:
@@ -42,7 +57,7 @@ class TokenManager:
 
     def __init__(
         self,
-        shelf: TokenShelf,
+        store: TokenStore,
         refresher: Refresher,
         *,
         clock: Callable[[], float] = time.time,
@@ -51,14 +66,14 @@ class TokenManager:
         patience: float = PATIENCE,
         on_exchange: Callable[[bool], None] = lambda ok: None,
     ) -> None:
-        self._shelf = shelf
+        self._store = store
         self._refresher = refresher
         self._clock = clock
         self._lock_seconds = lock_seconds
         self._patience = patience
         self._on_exchange = on_exchange
         self._memory = TokenMemory(memory_seconds)
-        self._turns = Turns()
+        self._locks = NamedLocks()
 
     def access(self, token: Secret, not_this: Secret | None = None) -> Secret:
         """The access token for `token`, which may be one itself.
@@ -73,7 +88,7 @@ class TokenManager:
         now = self._clock()
         known = self._memory.fresh(digest, now)
         if known is None or not known.serves(now, refused):
-            with self._turn(digest):
+            with self._locked(digest):
                 known = self._obtain(digest, token, refused)
         self._memory.note_used(self._memory.root(digest), now)
         return Secret(known.access)
@@ -83,13 +98,13 @@ class TokenManager:
 
         Raises `TokenFailure` and `StoreAway`.
         """
-        with self._turn(digest):
-            found = self._shelf.find_and_lock(digest, self._lock_seconds)
+        with self._locked(digest):
+            found = self._store.find_and_lock(digest, self._lock_seconds)
             if found.owner is None:
                 return
             try:
                 if found.record is None or not found.record.refresh:
-                    self._shelf.postpone(digest, None)
+                    self._store.postpone(digest, None)
                 else:
                     self._exchange(digest, Secret(found.record.refresh), found.record)
             finally:
@@ -97,7 +112,7 @@ class TokenManager:
 
     def carry_on(self, before: TokenManager) -> None:
         """Know what `before` knows, and share it from now on: it may still have requests."""
-        self._memory, self._turns = before._memory, before._turns
+        self._memory, self._locks = before._memory, before._locks
 
     def save_missed(self) -> None:
         """Give the store what it missed while it was away, and tell it which tokens are used.
@@ -105,12 +120,12 @@ class TokenManager:
         Raises `StoreAway`; what is not saved then is kept for the next time.
         """
         self._save_unsaved()
-        self._shelf.note_used(self._memory.take_used())
+        self._store.note_used(self._memory.take_used())
 
     @contextlib.contextmanager
-    def _turn(self, digest: str) -> Iterator[None]:
+    def _locked(self, digest: str) -> Iterator[None]:
         try:
-            with self._turns.take(digest, self._patience):
+            with self._locks.hold(digest, self._patience):
                 yield
         except TimeoutError:
             raise TokenFailure("busy", 1.0) from None
@@ -132,11 +147,11 @@ class TokenManager:
     def _obtain_with_all(self, digest: str, token: Secret, refused: str | None) -> TokenRecord:
         """From the store, or by an exchange in turn with all other processes."""
         self._save_unsaved()
-        found = self._shelf.find(digest)
+        found = self._store.find(digest)
         if found.record is not None and found.record.root:
             self._memory.learn_root(digest, found.record.root)
             digest = found.record.root
-            found = self._shelf.find(digest)
+            found = self._store.find(digest)
         record = self._settled(digest, found, refused)
         if record is not None:
             return record
@@ -152,7 +167,7 @@ class TokenManager:
 
     def _try_in_turn(self, digest: str, token: Secret, refused: str | None) -> TokenRecord | None:
         """Look again, and exchange if it falls to us; None while somebody else is at it."""
-        found = self._shelf.find_and_lock(digest, self._lock_seconds)
+        found = self._store.find_and_lock(digest, self._lock_seconds)
         try:
             record = self._settled(digest, found, refused)
             if record is None and found.owner is not None:
@@ -199,7 +214,7 @@ class TokenManager:
             if failure.reason != "unconfigured":
                 self._memory.note_failure(digest, failure, now)
                 with contextlib.suppress(StoreAway):
-                    self._shelf.save_failure(digest, failure)
+                    self._store.save_failure(digest, failure)
             raise
 
     def _exchange(
@@ -237,7 +252,7 @@ class TokenManager:
         aliases = () if name == digest else (name,)
         part = random.uniform(_EARLIEST, _LATEST)  # noqa: S311  # only spreads them
         due = record.issued + part * (record.until - record.issued)
-        self._shelf.save(digest, record, aliases, due, used)
+        self._store.save(digest, record, aliases, due, used)
 
     def _save_unsaved(self) -> None:
         missed = self._memory.take_unsaved()
@@ -250,13 +265,13 @@ class TokenManager:
             raise
 
     def _save_if_newer(self, digest: str, record: TokenRecord) -> None:
-        stored = self._shelf.find(digest).record
+        stored = self._store.find(digest).record
         if stored is None or stored.issued < record.issued:
             self._save(digest, record, None)
 
     def _release(self, digest: str, owner: str) -> None:
         with contextlib.suppress(StoreAway):
-            self._shelf.release(digest, owner)
+            self._store.release(digest, owner)
 
 
 def _newer(stored: TokenRecord | None, own: TokenRecord | None) -> TokenRecord | None:
@@ -264,3 +279,158 @@ def _newer(stored: TokenRecord | None, own: TokenRecord | None) -> TokenRecord |
     if stored is None or own is None:
         return stored or own
     return own if own.issued > stored.issued else stored
+
+
+class Renewal:
+    """The scheduled job: `run` renews what is due."""
+
+    def __init__(
+        self, tokens: TokenManager, store: TokenStore, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._tokens = tokens
+        self._store = store
+        self._clock = clock
+
+    def run(self) -> int:
+        """Renew all that is due; how many were. Raises `StoreAway`."""
+        ends = time.monotonic() + LONGEST_RUN
+        renewed = 0
+        tried: set[str] = set()
+        while time.monotonic() < ends:
+            digests = self._store.due(self._clock(), _BATCH)
+            if tried.issuperset(digests):  # nothing left but what others are at
+                break
+            tried.update(digests)
+            used = self._store.last_used(digests)
+            for digest, when in zip(digests, used, strict=True):
+                if time.monotonic() < ends:
+                    renewed += self._renew(digest, when)
+        return renewed
+
+    def _renew(self, digest: str, used: float | None) -> bool:
+        now = self._clock()
+        if used is not None and now - used > IDLE_AFTER:
+            self._store.postpone(digest, None)
+            return False
+        try:
+            self._tokens.renew(digest)
+        except TokenFailure as failure:
+            again = now + RETRY_AFTER * random.uniform(1.0, 1.5)  # noqa: S311  # only spreads
+            self._store.postpone(digest, None if failure.is_the_tokens else again)
+            return False
+        return True
+
+
+class _Held(msgspec.Struct, frozen=True):
+    """`fresh_until`: when to ask the store again, which may know something newer."""
+
+    record: TokenRecord
+    fresh_until: float
+
+
+class TokenMemory:
+    """Records and failures by digest. All times are epoch seconds by the caller's clock."""
+
+    def __init__(self, fresh_seconds: float) -> None:
+        self._fresh = fresh_seconds
+        self._lock = threading.Lock()
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._failed: OrderedDict[str, tuple[TokenFailure, float]] = OrderedDict()
+        self._roots: OrderedDict[str, str] = OrderedDict()
+        self._unsaved: dict[str, TokenRecord] = {}
+        self._used: dict[str, float] = {}
+
+    def fresh(self, digest: str, now: float) -> TokenRecord | None:
+        """The record, if it was read or made a short while ago."""
+        held = self._held.get(digest)
+        return held.record if held is not None and now < held.fresh_until else None
+
+    def any(self, digest: str) -> TokenRecord | None:
+        """The record, however old."""
+        held = self._held.get(digest)
+        return held.record if held is not None else None
+
+    def hold(self, digest: str, record: TokenRecord, now: float) -> None:
+        """Remember `record`; a failure before it is over."""
+        with self._lock:
+            self._failed.pop(digest, None)
+            _put(self._held, digest, _Held(record, now + self._fresh))
+
+    def root(self, digest: str) -> str:
+        """The name under which this token's line is kept: its own, or that of its first."""
+        return self._roots.get(digest, digest)
+
+    def learn_root(self, digest: str, root: str) -> None:
+        with self._lock:
+            _put(self._roots, digest, root)
+
+    def failure(self, digest: str, now: float) -> TokenFailure | None:
+        """The failure within the last seconds, as a new exception."""
+        failure, until = self._failed.get(digest, (None, 0.0))
+        if failure is None or now >= until:
+            return None
+        return TokenFailure(failure.reason, until - now)
+
+    def note_failure(self, digest: str, failure: TokenFailure, now: float) -> None:
+        with self._lock:
+            _put(self._failed, digest, (failure, now + failure.retry_after))
+
+    def note_unsaved(self, digest: str, record: TokenRecord) -> None:
+        """The store was away when this came: it must get it as soon as it is back."""
+        with self._lock:
+            self._unsaved[digest] = record
+
+    def take_unsaved(self) -> dict[str, TokenRecord]:
+        """What the store has missed, once."""
+        with self._lock:
+            unsaved, self._unsaved = self._unsaved, {}
+        return unsaved
+
+    def note_used(self, digest: str, now: float) -> None:
+        self._used[digest] = now
+
+    def take_used(self) -> dict[str, float]:
+        """Which tokens were used since the last time, and when."""
+        with self._lock:
+            used, self._used = self._used, {}
+        return used
+
+
+def _put(memory: OrderedDict[str, T], name: str, value: T) -> None:
+    memory[name] = value
+    memory.move_to_end(name)
+    while len(memory) > MOST_REMEMBERED:
+        memory.popitem(last=False)
+
+
+class _Lock:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.interested = 0
+
+
+class NamedLocks:
+    """Locks by name; a name that nobody waits for takes no memory."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[str, _Lock] = {}
+
+    @contextlib.contextmanager
+    def hold(self, name: str, patience: float) -> Iterator[None]:
+        """Hold the lock of `name`. Raises `TimeoutError` after `patience` seconds without it."""
+        with self._guard:
+            entry = self._locks.setdefault(name, _Lock())
+            entry.interested += 1
+        try:
+            if not entry.lock.acquire(timeout=patience):
+                raise TimeoutError
+            try:
+                yield
+            finally:
+                entry.lock.release()
+        finally:
+            with self._guard:
+                entry.interested -= 1
+                if not entry.interested:
+                    del self._locks[name]

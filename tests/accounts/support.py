@@ -18,8 +18,8 @@ from typing import Any, Self
 import psutil
 
 from services import transport
-from services.accounts.refreshers import refresher_of
-from services.accounts.shelf import TokenShelf
+from services.accounts.token_endpoint import refresher_of
+from services.accounts.token_store import TokenStore
 from services.accounts.tokens import TokenManager
 from services.accounts.vault import open_vault
 from services.config import RefreshToAccess
@@ -52,7 +52,7 @@ def official(url: str, **fields: Any) -> RefreshToAccess:
 
 def manager(store: Store, folder: Path, group: RefreshToAccess, **options: Any) -> TokenManager:
     """A token manager such as one worker has."""
-    shelf = TokenShelf(store, open_vault(folder))
+    shelf = TokenStore(store, open_vault(folder))
     refresher = refresher_of(group, transport.create("gthread"), QUICK)
     return TokenManager(shelf, refresher, **options)
 

@@ -15,10 +15,13 @@ from cryptography.fernet import Fernet
 
 from emulators.backend_api import BackendApi
 from services import transport
-from services.accounts.account_list import accounts_of
-from services.accounts.credentials import MOST_ATTEMPTS, Credentials
-from services.accounts.failover import fault_of, with_failover
-from services.accounts.pools import Pools
+from services.accounts.credentials import (
+    MOST_ATTEMPTS,
+    Credentials,
+    refusal_of,
+    with_failover,
+)
+from services.accounts.pools import Pools, accounts_of
 from services.accounts.vault import Vault, open_vault
 from services.background import BackgroundQueue
 from services.config import Settings
@@ -240,7 +243,7 @@ class TestCaller:
     def test_nobodys_credential_is_an_empty_one(
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
-        [attempt] = make().for_request(provider, Caller(), ROUTE)
+        [attempt] = make().attempts(provider, Caller(), ROUTE)
         assert attempt.credential() == Credential()
         assert attempt.told(Unauthorized("bring a token")).status == 401
 
@@ -493,7 +496,9 @@ class TestFailover:
         def refused(status: int) -> UpstreamRefused:
             return UpstreamRefused("", upstream_status=status, status=503)
 
-        told = {status: fault_of(refused(status)) for status in (400, 401, 402, 403, 404, 429, 500)}
+        told = {
+            status: refusal_of(refused(status)) for status in (400, 401, 402, 403, 404, 429, 500)
+        }
         assert told == {
             400: None,
             401: "expired",
@@ -503,10 +508,10 @@ class TestFailover:
             429: "limited",
             500: None,
         }
-        assert fault_of(RateLimited("")) == "limited"
-        assert fault_of(Unavailable("")) == "unclear"
-        assert fault_of(InvalidRequest("")) is None
-        assert fault_of(ProtocolError("")) is None
+        assert refusal_of(RateLimited("")) == "limited"
+        assert refusal_of(Unavailable("")) == "unclear"
+        assert refusal_of(InvalidRequest("")) is None
+        assert refusal_of(ProtocolError("")) is None
 
 
 class TestWhole:
@@ -560,7 +565,7 @@ class TestWhole:
                     told += "".join(traceback.format_exception(exc)) + repr(exc) + exc.message
         assert credentials._background.drain(5)  # type: ignore[attr-defined]
         told += repr(credentials.pools.accounts())
-        told += repr(list(credentials.for_request(provider, bearer(canary), ROUTE)))
+        told += repr(list(credentials.attempts(provider, bearer(canary), ROUTE)))
         store.run(lambda c: c.set("end", "of-it"))
         told += monitor.read("of-it") + caplog.text
         monitor.close()

@@ -14,9 +14,8 @@ import psutil
 import pytest
 from cryptography.fernet import Fernet
 
-from services.accounts.account_list import AccountsError, accounts_of
-from services.accounts.pool import Lease, Pool
-from services.accounts.pools import Pools
+from services.accounts.pool import Fault, Lease, Pool
+from services.accounts.pools import AccountsError, Pools, accounts_of
 from services.accounts.vault import Vault
 from services.config import Settings, load
 from services.config.account_setting import AccountSetting
@@ -43,8 +42,12 @@ def setting(name: str, **fields: int) -> AccountSetting:
 
 @pytest.fixture(params=["store", "memory"])
 def where(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """A running store, and one that is away: the same rules hold."""
+    """A running store, and one that is away, where what both promise is tested."""
     yield request.getfixturevalue("store") if request.param == "store" else NOWHERE
+
+
+IN_STORE = pytest.mark.parametrize("where", ["store"], indirect=True)
+"""For the rules that hold while the store is there; see `TestWithoutStore` for the others."""
 
 
 @pytest.fixture
@@ -85,6 +88,7 @@ class TestTurns:
         pool = make(setting("a"), setting("b"), setting("c"))
         assert names(pool, 6) == ["a", "b", "c", "a", "b", "c"]
 
+    @IN_STORE
     def test_weights_share_the_requests(self, make: Make) -> None:
         pool = make(setting("a", weight=3), setting("b"), setting("c", weight=2))
         assert Counter(names(pool, 60)) == {"a": 30, "b": 10, "c": 20}
@@ -97,6 +101,7 @@ class TestTurns:
         clock.now += 11
         assert Counter(names(pool, 10))["a"] in (5, 6)
 
+    @IN_STORE
     def test_conversation_stays_with_its_account(self, make: Make) -> None:
         pool = make(setting("a"), setting("b"), setting("c"))
         [first] = names(pool, 1, "talk-1")
@@ -119,6 +124,7 @@ class TestTurns:
         with pytest.raises(Unavailable):
             pool.lease(without=[first.account.id, second.account.id])
 
+    @IN_STORE
     def test_open_answers_are_bounded(self, make: Make, where: Store) -> None:
         pool = make(setting("a", concurrent=2))
         leases = [pool.lease(), pool.lease()]
@@ -132,6 +138,7 @@ class TestTurns:
 
 
 class TestFaults:
+    @IN_STORE
     def test_rest_grows_with_each_fault_in_a_row(self, make: Make, clock: Clock) -> None:
         pool = make(setting("a"))
         for rest in (120, 600, 3600, 86400, 86400):
@@ -142,6 +149,7 @@ class TestFaults:
             assert caught.value.retry_after == pytest.approx(1.0, abs=0.01)
             clock.now += 1.1
 
+    @IN_STORE
     @pytest.mark.parametrize("fault", ["expired", "banned"])
     def test_account_that_is_refused_rests_longer_but_not_for_ever(
         self, make: Make, clock: Clock, fault: str
@@ -167,6 +175,7 @@ class TestFaults:
         with pytest.raises(RateLimited):
             pool.lease()
 
+    @IN_STORE
     def test_success_forgives(self, make: Make, clock: Clock) -> None:
         pool = make(setting("a"))
         pool.strike(pool.lease(), "cooling")
@@ -177,6 +186,7 @@ class TestFaults:
             pool.lease()
         assert caught.value.retry_after == pytest.approx(120, abs=0.01)
 
+    @IN_STORE
     def test_requests_under_way_together_are_one_fault(self, make: Make, clock: Clock) -> None:
         pool = make(setting("a"))
         leases = [pool.lease() for _ in range(20)]
@@ -207,6 +217,30 @@ class TestFaults:
         assert first.reason == "the upstream refuses it"
         assert (second.name, second.state, second.until, second.weight) == ("b", "ready", None, 2)
         assert "token-of" not in repr(pool.view()) + repr(pool.lease())
+
+
+class TestWithoutStore:
+    """A simpler rule, and never a laxer one."""
+
+    def test_bounded_account_gives_one_answer_at_a_time(self, clock: Clock) -> None:
+        accounts = accounts_of("web", [setting("a", concurrent=5), setting("b")])
+        pool = Pool("web", accounts, NOWHERE, clock)
+        held = lease_of(pool, "a")
+        assert set(names(pool, 5)) == {"b"}
+        pool.release(held)
+        assert Counter(names(pool, 2)) == {"a": 1, "b": 1}
+
+    @pytest.mark.parametrize("fault", ["cooling", "expired", "banned"])
+    def test_fault_rests_an_account_for_ten_minutes(self, clock: Clock, fault: Fault) -> None:
+        pool = Pool("web", accounts_of("web", [setting("a")]), NOWHERE, clock)
+        pool.strike(pool.lease(), fault)
+        assert states(pool) == {"a": fault}
+        clock.now += 599
+        with pytest.raises((RateLimited, Unavailable)) as caught:
+            pool.lease()
+        assert caught.value.retry_after == pytest.approx(1.0, abs=0.01)
+        clock.now += 1.1
+        assert states(pool) == {"a": "ready"}
 
 
 class TestOperator:

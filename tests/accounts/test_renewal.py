@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from emulators.http_server import HttpServer, Reply, Request
-from services.accounts.failures import TokenFailure
-from services.accounts.renewal import Renewal
-from services.accounts.shelf import TokenShelf
-from services.accounts.tokens import TokenManager
+from services.accounts.token_endpoint import TokenFailure
+from services.accounts.token_store import TokenStore
+from services.accounts.tokens import Renewal, TokenManager
 from services.accounts.vault import open_vault
 from services.core.models import Secret
 from services.store import Store
@@ -69,7 +68,7 @@ def tokens(store: Store, tmp_path: Path, endpoint: SteeredEndpoint, clock: Clock
 
 @pytest.fixture
 def renewal(store: Store, tmp_path: Path, tokens: TokenManager, clock: Clock) -> Renewal:
-    return Renewal(tokens, TokenShelf(store, open_vault(tmp_path)), clock)
+    return Renewal(tokens, TokenStore(store, open_vault(tmp_path)), clock)
 
 
 def test_a_thousand_tokens_are_renewed_through_a_week(
@@ -150,7 +149,7 @@ def test_due_token_that_somebody_is_at_is_left_to_them(
 ) -> None:
     tokens.access(Secret("rt-1"))
     clock.now += 2.86 * DAY
-    shelf = TokenShelf(store, open_vault(tmp_path))
+    shelf = TokenStore(store, open_vault(tmp_path))
     [digest] = shelf.due(clock(), 10)
     owner = shelf.find_and_lock(digest, 20).owner
     assert owner is not None

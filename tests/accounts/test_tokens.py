@@ -17,10 +17,9 @@ import pytest
 
 from emulators.backend_api import BackendApi
 from services import transport
-from services.accounts.failures import TokenFailure
-from services.accounts.records import TokenRecord, expiry, split_account
-from services.accounts.refreshers import Granted, refresher_of
-from services.accounts.shelf import TokenShelf
+from services.accounts.pool import split_account
+from services.accounts.token_endpoint import Granted, TokenFailure, refresher_of
+from services.accounts.token_store import TokenRecord, TokenStore, expiry
 from services.accounts.tokens import TokenManager
 from services.accounts.vault import hashed, open_vault
 from services.config import RefreshToAccess
@@ -49,14 +48,14 @@ from gevent import monkey; monkey.patch_all()
 import gevent, sys
 from pathlib import Path
 from services import transport
-from services.accounts.refreshers import refresher_of
-from services.accounts.shelf import TokenShelf
+from services.accounts.token_endpoint import refresher_of
+from services.accounts.token_store import TokenStore
 from services.accounts.tokens import TokenManager
 from services.accounts.vault import open_vault
 from services.config import RefreshToAccess
 from services.core.models import Secret
 from services.store import Store
-shelf = TokenShelf(Store(sys.argv[1]), open_vault(Path(sys.argv[2])))
+shelf = TokenStore(Store(sys.argv[1]), open_vault(Path(sys.argv[2])))
 group = RefreshToAccess(oauth_token_url=sys.argv[3] + "/oauth/token")
 tokens = TokenManager(shelf, refresher_of(group, transport.create("gevent")))
 jobs = [gevent.spawn(tokens.access, Secret("rt-alice-canary7f3e")) for _ in range(20)]
@@ -286,7 +285,7 @@ class TestRotation:
         self, store: Store, tmp_path: Path, endpoint: BackendApi
     ) -> None:
         endpoint.state.rotate_refresh = True
-        shelf = TokenShelf(store, open_vault(tmp_path))
+        shelf = TokenStore(store, open_vault(tmp_path))
         access = another(store, tmp_path, endpoint).access(ALICE)
         record = shelf.find(hashed("rt-alice-canary7f3e")).record
         assert record is not None
@@ -497,7 +496,7 @@ class TestSecrets:
                 tokens.access(bad)
             told += "".join(traceback.format_exception(caught.value))
             told += repr(caught.value.as_error(True)) + caught.value.as_error(False).message
-        shelf = TokenShelf(store, open_vault(tmp_path))
+        shelf = TokenStore(store, open_vault(tmp_path))
         found = shelf.find(hashed(canary))
         told += repr(found) + repr(tokens) + repr(vars(tokens)) + repr(shelf)
         told += repr(Granted(Secret(canary))) + repr(TokenRecord(refresh=canary, access=canary))

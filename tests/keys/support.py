@@ -8,7 +8,7 @@ from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from services.accounts.entry import enter
+from services.accounts.pool import ask_store
 from services.config import GatewayKeySetting
 from services.core.errors import GatewayError
 from services.core.events import Finish, Text, Usage, WireEvent
@@ -76,7 +76,7 @@ class Desk:
         """A request that goes upstream at once."""
         admission = self.gatekeeper.admit(presented)
         try:
-            enter(self.store, admission)
+            ask_store(self.store, admission)
         except GatewayError:
             admission.done("error")
             raise

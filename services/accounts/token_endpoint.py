@@ -1,4 +1,4 @@
-"""The exchange itself: a refresh token goes out in one of three forms, an access token comes back.
+"""Exchanges refresh tokens: one goes out in one of three forms, an access token comes back.
 
 Nothing of an endpoint's answer is ever quoted: some repeat the token that they refuse.
 """
@@ -6,17 +6,67 @@ Nothing of an endpoint's answer is ever quoted: some repeat the token that they 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlencode
 
 import msgspec
 
-from services.accounts.failures import Reason, TokenFailure
 from services.config import RefreshToAccess
-from services.core.errors import GatewayError, InvalidRequest
+from services.core.errors import (
+    GatewayError,
+    InvalidRequest,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+)
 from services.core.models import Secret
 from services.providers.refusals import retry_after
 from services.transport import Timeouts, Transport, UpstreamRequest
+
+Reason = Literal["refused", "limited", "unreachable", "failing", "nonsense", "unconfigured", "busy"]
+
+FAILURE_SECONDS = 30.0
+"""How long a failed token is not tried again."""
+
+_LOG_WORDS: dict[Reason, str] = {
+    "refused": "the token endpoint refuses this refresh token",
+    "limited": "the token endpoint limits us",
+    "unreachable": "the token endpoint cannot be reached or is too slow",
+    "failing": "the token endpoint failed",
+    "nonsense": "the token endpoint's answer holds no usable access token",
+    "unconfigured": "no token endpoint is configured: set refresh_ToAccess",
+    "busy": "another process takes too long over this refresh token",
+}
+
+
+class TokenFailure(Exception):
+    """No access token. The text holds no secret; `retry_after` is in seconds."""
+
+    def __init__(self, reason: Reason, retry_after: float = FAILURE_SECONDS) -> None:
+        super().__init__(_LOG_WORDS[reason])
+        self.reason: Reason = reason
+        self.retry_after = retry_after
+
+    @property
+    def is_the_tokens(self) -> bool:
+        """Whether the refresh token itself is at fault, and not the way to its issuer."""
+        return self.reason == "refused"
+
+    def as_error(self, from_caller: bool) -> GatewayError:
+        """What the caller is told; 401 only about the caller's own token."""
+        if from_caller and self.reason == "refused":
+            return Unauthorized("the refresh token is not accepted by its issuer: get a new one")
+        if from_caller and self.reason == "unconfigured":
+            return Unauthorized("refresh tokens are not exchanged here: send an access token")
+        if self.reason == "limited":
+            return RateLimited(
+                "too many tokens were asked for, retry later", retry_after=self.retry_after
+            )
+        return Unavailable(
+            "an access token for this model's upstream cannot be had now",
+            retry_after=self.retry_after,
+        )
+
 
 LIMITS = Timeouts(connect=5.0, first_byte=12.0, idle=5.0, total=15.0)
 _LARGEST_ANSWER = 256 * 1024
