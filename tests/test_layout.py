@@ -19,8 +19,6 @@ ALLOWED = {
     "config": {"core", "config"},
     "providers": {"core", "providers", "transport", "config", "fetch", "media"},
 }
-LONGEST_FILE = 330
-LONGEST_FUNCTION = 60
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -78,10 +76,6 @@ def test_certificates_are_always_verified() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_and_functions_stay_short(path: Path) -> None:
+def test_every_module_says_why_it_exists(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= LONGEST_FILE
-    assert ast.get_docstring(ast.parse(text)) or not text.strip(), "say why this module exists"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name
+    assert ast.get_docstring(ast.parse(text)) or not text.strip()
