@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parent.parent
+SERVICE_PYTHON = str(ROOT / ".venv/bin/python")
 KEY = "sk-bench-0123456789abcdef"
 CASES = {
     "non-stream replies/s, c=1": ("nonstream", "bench-n10", 1, "rps"),
@@ -70,7 +71,7 @@ def start_gateway(port: int, upstream: int, folder: Path) -> subprocess.Popen[by
             }
         )
     )
-    command = [sys.executable, "-m", "services.serve", "--port", str(port)]
+    command = [SERVICE_PYTHON, "-m", "services.serve", "--port", str(port)]
     command += ["--config", str(config), "--data", str(folder)]
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(pinned(0, *command), cwd=ROOT, stdout=output, stderr=output)

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import psutil
-from run import KEY, ROOT, free_port, pinned, wait_until_up
+from run import KEY, ROOT, SERVICE_PYTHON, free_port, pinned, wait_until_up
 from web_upstream import CHARACTERS
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_000_000)
@@ -55,7 +55,7 @@ def start_gateway(root, port, upstream, folder):
     }
     config = folder / "config.json"
     config.write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "services.serve", "--port", str(port)]
+    command = [SERVICE_PYTHON, "-m", "services.serve", "--port", str(port)]
     command += ["--config", str(config), "--data", str(folder)]
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(pinned(0, *command), cwd=root, stdout=output, stderr=output)

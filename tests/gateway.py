@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +20,8 @@ from tests.canaries import ADMIN_KEY, GATEWAY_KEY, UPSTREAM_KEY, found
 from tests.canary_watch import StoreMonitor, watch_httpx_answer, watch_origin
 
 ROOT = Path(__file__).resolve().parent.parent
+SERVICE_PYTHON = str(ROOT / ".venv" / "bin" / "python")
+"""The service's environment, which is not that of the tests."""
 KEY = GATEWAY_KEY
 PATIENCE = 30.0
 
@@ -68,7 +69,7 @@ class GatewayProcess:
 
     def start(self) -> Self:
         self._looked = False
-        command = [sys.executable, "-m", "services.serve", "--port", str(self.port)]
+        command = [SERVICE_PYTHON, "-m", "services.serve", "--port", str(self.port)]
         command += ["--config", str(self.config), "--data", str(self.folder)]
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("AUTH_", "SERVER_"))}
         with self.output.open("ab") as output:

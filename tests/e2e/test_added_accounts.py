@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from emulators.openai_compat import OpenAICompat
 from tests.canaries import ADMIN_KEY
-from tests.gateway import KEY, ROOT, GatewayProcess, question, wait_for
+from tests.gateway import KEY, ROOT, SERVICE_PYTHON, GatewayProcess, question, wait_for
 
 TOKENS = ("sk-first-canary7f3e-0123456789", "tok-second-0123456789-canary7f3e")
 MODEL = "up/emu-small"
@@ -27,7 +26,7 @@ def causeway(process: GatewayProcess, folder: Path, *arguments: str, given: str 
     """A command of `bin/causeway`, its answer."""
     key = folder / "admin.key"
     key.write_text(ADMIN_KEY)
-    command = [sys.executable, "-m", "services.command_line", "--url", process.url]
+    command = [SERVICE_PYTHON, "-m", "services.command_line", "--url", process.url]
     command += ["--admin-key-file", str(key), *arguments, "--json"]
     done = subprocess.run(
         command, cwd=ROOT, input=given, capture_output=True, text=True, timeout=30, check=True

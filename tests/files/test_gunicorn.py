@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 import requests
 
 from services.files import Kind
-from tests.gateway import ROOT, free_port, wait_for
+from tests.gateway import ROOT, SERVICE_PYTHON, free_port, wait_for
 
 from .support import BASE, local_cache, picture
 
@@ -26,7 +25,7 @@ LARGE = picture() + bytes(range(256)) * 8000
 def gunicorn(folder: Path, worker: str) -> Iterator[str]:
     port, config = free_port(), folder / "gunicorn.py"
     config.touch()  # else it would take the service's own
-    command = [sys.executable, "-m", "gunicorn", "-c", str(config), "-k", worker, "-w", "1"]
+    command = [SERVICE_PYTHON, "-m", "gunicorn", "-c", str(config), "-k", worker, "-w", "1"]
     command += ["-b", f"127.0.0.1:{port}", "--keep-alive", "30", "--threads", "4"]
     process = subprocess.Popen(
         [*command, "--log-level", "warning", "--no-control-socket", "tests.files.gunicorn_app:app"],

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +21,7 @@ import redis
 import requests
 
 from emulators.backend_api import BackendApi
-from tests.gateway import KEY, ROOT, GatewayProcess, free_port, wait_for
+from tests.gateway import KEY, ROOT, SERVICE_PYTHON, GatewayProcess, free_port, wait_for
 
 from .support import Told, alice, ask, gateway, watched
 
@@ -42,7 +41,7 @@ def refuses_to_start(folder: Path, settings: Any) -> str:
     folder.mkdir(exist_ok=True)
     config = folder / "config.json"
     config.write_text(settings if isinstance(settings, str) else json.dumps(settings))
-    command = [sys.executable, "-m", "services.serve", "--port", str(free_port())]
+    command = [SERVICE_PYTHON, "-m", "services.serve", "--port", str(free_port())]
     command += ["--config", str(config), "--data", str(folder)]
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False

@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ import requests
 
 from emulators.backend_api import BackendApi
 from tests.fetch.servers import Authority, Server, answer, raw, redirect
-from tests.gateway import KEY, ROOT, GatewayProcess, free_port
+from tests.gateway import KEY, ROOT, SERVICE_PYTHON, GatewayProcess, free_port
 
 from .support import PNG, alice, ask, data_url, draw, picture, settings_for, watched
 
@@ -335,7 +334,7 @@ def test_service_without_keys_is_not_opened_to_the_network(tmp_path: Path) -> No
     """Nor does its container run as root."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"upstream_base_url": "http://127.0.0.1:9"}))
-    command = [sys.executable, "-m", "services.serve", "--host", "0.0.0.0"]
+    command = [SERVICE_PYTHON, "-m", "services.serve", "--host", "0.0.0.0"]
     command += ["--port", str(free_port()), "--config", str(config), "--data", str(tmp_path)]
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
