@@ -43,11 +43,11 @@ class BotMode(OldGroup, frozen=True, kw_only=True):
 
 
 class Labels(Group, frozen=True, kw_only=True):
-    """Words of ours that people read beside a picture: of its download link, and before a bare
-    URL.
+    """Words of ours that people read beside a picture: of a download link under it, if there is to
+    be one, and before a bare URL.
     """
 
-    download: str = "下载链接"
+    download: str = ""
     plain_image: str = ""
 
 

@@ -15,19 +15,20 @@ HEADER = "X-Output-Profile"
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """What is shown: `plugins` is code and what running it printed, `references` are links to
-    sources; `plain_text` takes the markdown out of the answer's own text.
+    """What is shown: `plugins` is code and what running it printed, `images` says in which form
+    pictures are, `references` are links to sources; `plain_text` takes the markdown out of the
+    answer's own text.
     """
 
     plugins: bool = True
-    images: Literal["markdown", "url", "hidden"] = "markdown"
+    images: Literal["markdown", "url"] = "markdown"
     references: bool = True
     plain_text: bool = False
     labels: Labels = Labels()
 
 
 NORMAL = Profile()
-BOT = Profile(plugins=False, images="hidden", references=False, plain_text=True)
+BOT = Profile(plugins=False, images="url", references=False, plain_text=True)
 
 _EXTRAS: dict[str, dict[str, Any]] = {
     "markdown_image": {"images": "markdown"},

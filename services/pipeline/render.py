@@ -1,12 +1,14 @@
 """From what an upstream can say to what a chat dialect can say.
 
-The only way from `Event` to `WireEvent`. The strings are the ones that clients of the older
-backend-to-api services know.
+The only way from `Event` to `WireEvent`. The markdown is written so that the common front ends
+(marked, react-markdown) show it alike.
 """
 
 from __future__ import annotations
 
+import re
 from typing import assert_never
+from urllib.parse import quote
 
 from services.core.errors import GatewayError
 from services.core.events import (
@@ -33,10 +35,11 @@ from services.pipeline.profiles import NORMAL, Profile
 __all__ = ["NORMAL", "Profile", "render"]
 
 _RICH = frozenset((Citation, CodeBlock, ExecutionOutput, File, Image))
-_FENCE = "\n```\n"
 _RESULT = "`Result:` \n```\n"
 _IN_TITLE = str.maketrans({"[": "(", "]": ")", "\n": " ", "\r": " "})
-_IN_TARGET = str.maketrans({"(": "%28", ")": "%29", " ": "%20", "\n": "", "\r": ""})
+_LINE_ENDS = re.compile(r"[\t\r\n]+")
+_NOT_IN_TARGET = re.compile(r"[\s\x00-\x20\x7f()<>\"|`\\$]")
+"""What ends a link's target early, or is a mark (of code, of a cell, of a formula) even in it."""
 
 
 def render(events: Events, profile: Profile) -> WireEvents:
@@ -103,7 +106,7 @@ class _Renderer:
             case Text():
                 self._text(event, out)
             case CodeBlock():
-                self._block(event, CodeBlock, _FENCE, out)
+                self._block(event, CodeBlock, f"\n```{event.language}\n", out)
             case ExecutionOutput():
                 self._block(event, ExecutionOutput, _RESULT, out)
                 self._after_output = True
@@ -116,7 +119,7 @@ class _Renderer:
             case Citation():
                 self._close(out)
                 if self._profile.references and event.url:
-                    self._insert(f"[[{event.mark}]({_target(event.url)})]", out)
+                    self._insert(f"[[{event.mark}]]({_target(event.url)})", out)
             case Finish():
                 self._finish(event, out)
             case Reasoning() | ToolCall() | Usage() | Extra() | Conversation():
@@ -158,7 +161,7 @@ class _Renderer:
         opening: str,
         out: list[WireEvent],
     ) -> None:
-        """One piece of a fenced block; without a language, as old clients know it."""
+        """One piece of a fenced block."""
         if not self._profile.plugins:
             return
         if self._open is kind and not event.first:
@@ -171,10 +174,10 @@ class _Renderer:
     def _close(self, out: list[WireEvent]) -> None:
         if self._open is not None:
             self._open = None
-            self._insert(_FENCE, out)
+            self._insert("```\n" if self._said.endswith("\n") else "\n```\n", out)
 
     def _image(self, event: Image) -> str:
-        if event.url is None or self._profile.images == "hidden":
+        if event.url is None:
             return ""
         labels = self._profile.labels
         if self._profile.images == "url":
@@ -183,7 +186,8 @@ class _Renderer:
         before = "" if self._after_output else "\n"
         target = _target(event.url)
         title = event.title.translate(_IN_TITLE)
-        return f"{before}![{title}]({target})\n[{labels.download}]({target})\n"
+        download = f"[{labels.download}]({target})\n" if labels.download else ""
+        return f"{before}![{title}]({target})\n{download}"
 
     def _file(self, event: File) -> str:
         """Its address where a link's target is due, else a link of its own."""
@@ -206,4 +210,4 @@ class _Renderer:
 
 def _target(url: str) -> str:
     """`url` so that it can stand between the parentheses of a link."""
-    return url.translate(_IN_TARGET)
+    return _NOT_IN_TARGET.sub(lambda found: quote(found[0], safe=""), _LINE_ENDS.sub("", url))

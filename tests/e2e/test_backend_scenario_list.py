@@ -35,7 +35,7 @@ from tests.gateway import ROOT, GatewayProcess, free_port, question, wait_for
 
 FOLDER = Path(__file__).parent
 ALLOWED = {
-    "NC": '\n```\n{"city":"Paris"}\n```\nSunny, 21 degrees.',
+    "NC": '\n```json\n{"city":"Paris"}\n```\nSunny, 21 degrees.',
     "BMPR": "Sunny, 21 degrees.",
 }
 LONG = ("The quick brown otter swims. " * 700)[:20_000]

@@ -34,57 +34,58 @@ TEXTS: dict[str, dict[str, str]] = {
         "NBMPRC": "First answerSecond message text",
     },
     "code": {
-        "NC": "\n```\nprint(1)\n```\n`Result:` \n```\n1\n\n```\nIt is 1.",
+        "NC": "\n```python\nprint(1)\n```\n`Result:` \n```\n1\n```\nIt is 1.",
         "BMPR": "It is 1.",
     },
     "code_in_closing_event": {
-        "NC": "\n```\nprint(2)\n```\n`Result:` \n```\n2\n\n```\nIt is 2.",
+        "NC": "\n```python\nprint(2)\n```\n`Result:` \n```\n2\n```\nIt is 2.",
         "BMPR": "It is 2.",
     },
     "code_twice": {
         "NC": (
-            "\n```\na()\n```\n`Result:` \n```\n1\n```\n\n```\nb()\n```\n`Result:` \n"
+            "\n```python\na()\n```\n`Result:` \n```\n1\n```\n\n```python\nb()\n```\n`Result:` \n"
             "```\n2\n```\nEnd"
         ),
         "BMPR": "End",
     },
     "plot": {
         "N": (
-            "\n```\nplot()\n```\n`Result:` \n```\n图片生成中，请稍后\n\n```\n"
-            "![image](URL.png)\n[下载链接](URL.png)\nHere is"
+            "\n```python\nplot()\n```\n`Result:` \n```\n图片生成中，请稍后\n```\n"
+            "![image](URL.png)\nHere is"
         ),
-        "BR": "Here is",
-        "M": "![image](URL.png)\n[下载链接](URL.png)\nHere is",
-        "P": "URL.png\nHere is",
-        "C": "\n```\nplot()\n```\n`Result:` \n```\n图片生成中，请稍后\n\n```\nHere is",
+        "BPR": "URL.png\nHere is",
+        "M": "![image](URL.png)\nHere is",
+        "C": (
+            "\n```python\nplot()\n```\n`Result:` \n```\n图片生成中，请稍后\n```\nURL.png\nHere is"
+        ),
     },
     "traceback": {
         "NC": (
-            "\n```\n1 / 0\n```\n`Result:` \n```\nTraceback (most recent call last):\n"
-            "  Cell In[1], line 1\nZeroDivisionError: division by zero\n\n```\n"
+            "\n```python\n1 / 0\n```\n`Result:` \n```\nTraceback (most recent call last):\n"
+            "  Cell In[1], line 1\nZeroDivisionError: division by zero\n```\n"
             "It cannot be divided."
         ),
         "BMPR": "It cannot be divided.",
     },
     "browsing": {
-        "N": '\n```\nsearch("x")\n```\nSky is blue[[5](https://ex.com/a)].',
+        "N": '\n```text\nsearch("x")\n```\nSky is blue[[5]](https://ex.com/a).',
         "BMP": "Sky is blue.",
-        "R": "Sky is blue[[5](https://ex.com/a)].",
-        "C": '\n```\nsearch("x")\n```\nSky is blue.',
+        "R": "Sky is blue[[5]](https://ex.com/a).",
+        "C": '\n```text\nsearch("x")\n```\nSky is blue.',
     },
     "marks_in_delta": {
-        "NR": "Blue yes[[5](https://ex.com/a)] and more[[6](https://ex.com/b)].",
+        "NR": "Blue yes[[5]](https://ex.com/a) and more[[6]](https://ex.com/b).",
         "BMPC": "Blue yes and more.",
     },
     "marks_adjacent": {
-        "NR": "Both[[5](https://ex.com/a)][[6](https://ex.com/b)].",
+        "NR": "Both[[5]](https://ex.com/a)[[6]](https://ex.com/b).",
         "BMPC": "Both.",
     },
     "marks_unknown": {
         "NBMPRC": "Gone.",
     },
     "marks_chinese": {
-        "NR": "天空[[5](https://ex.com/a)]是蓝色。",
+        "NR": "天空[[5]](https://ex.com/a)是蓝色。",
         "BMPC": "天空是蓝色。",
     },
     "marks_unclosed": {
@@ -92,43 +93,39 @@ TEXTS: dict[str, dict[str, str]] = {
     },
     "dalle": {
         "N": (
-            '\n```\n{"size":"1024x1024","prompt":"otter"}\n```\n\n'
-            "![image](URL.png)\n[下载链接](URL.png)\nHere is it."
+            '\n```json\n{"size":"1024x1024","prompt":"otter"}\n```\n\n'
+            "![image](URL.png)\nHere is it."
         ),
-        "BR": "Here is it.",
-        "M": "\n![image](URL.png)\n[下载链接](URL.png)\nHere is it.",
-        "P": "URL.png\nHere is it.",
-        "C": '\n```\n{"size":"1024x1024","prompt":"otter"}\n```\nHere is it.',
+        "BPR": "URL.png\nHere is it.",
+        "M": "\n![image](URL.png)\nHere is it.",
+        "C": ('\n```json\n{"size":"1024x1024","prompt":"otter"}\n```\nURL.png\nHere is it.'),
     },
     "dalle_two": {
         "N": (
-            '\n```\n{"size":"1024x1024","prompt":"otter"}\n```\n\n'
-            "![image](URL.png)\n[下载链接](URL.png)\n\n![image](URL.png)\n"
-            "[下载链接](URL.png)\nHere is it."
+            '\n```json\n{"size":"1024x1024","prompt":"otter"}\n```\n\n'
+            "![image](URL.png)\n\n![image](URL.png)\nHere is it."
         ),
-        "BR": "Here is it.",
-        "M": (
-            "\n![image](URL.png)\n[下载链接](URL.png)\n\n![image](URL.png)\n"
-            "[下载链接](URL.png)\nHere is it."
+        "BPR": "URL.png\nURL.png\nHere is it.",
+        "M": "\n![image](URL.png)\n\n![image](URL.png)\nHere is it.",
+        "C": (
+            '\n```json\n{"size":"1024x1024","prompt":"otter"}\n```\nURL.png\nURL.png\nHere is it.'
         ),
-        "P": "URL.png\nURL.png\nHere is it.",
-        "C": '\n```\n{"size":"1024x1024","prompt":"otter"}\n```\nHere is it.',
     },
     "dalle_refused": {
         "NC": (
-            '\n```\n{"size":"1024x1024","prompt":"otter"}\n```\n'
+            '\n```json\n{"size":"1024x1024","prompt":"otter"}\n```\n'
             "I can't draw that: it goes against the content policy."
         ),
         "BMPR": "I can't draw that: it goes against the content policy.",
     },
     "dalle_403": {
         "N": (
-            '\n```\n{"size":"1024x1024","prompt":"otter"}\n```\n\n```\n'
+            '\n```json\n{"size":"1024x1024","prompt":"otter"}\n```\n\n```\n'
             "Error: 图片下载失败，请稍后再试\n```\nHere is it."
         ),
         "BMPR": "\nError: 图片下载失败，请稍后再试\nHere is it.",
         "C": (
-            '\n```\n{"size":"1024x1024","prompt":"otter"}\n```\n\n'
+            '\n```json\n{"size":"1024x1024","prompt":"otter"}\n```\n\n'
             "Error: 图片下载失败，请稍后再试\nHere is it."
         ),
     },
@@ -156,7 +153,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "NBMPRC": "f(x) = 1 (",
     },
     "gizmo_files": {
-        "NC": '\n```\nmsearch(["otters"])\n```\nOtters hold hands.',
+        "NC": '\n```text\nmsearch(["otters"])\n```\nOtters hold hands.',
         "BMPR": "Otters hold hands.",
     },
     "files_loaded": {
@@ -164,12 +161,12 @@ TEXTS: dict[str, dict[str, str]] = {
     },
     "action_json": {
         "N": (
-            '\n```\n{"city":"Paris"}\n```\n\n```\n'
+            '\n```json\n{"city":"Paris"}\n```\n\n```\n'
             "操作需要确认（auto_allow_actions 未开启）：weather.example.com\n```\n"
         ),
         "BMPR": "\n操作需要确认（auto_allow_actions 未开启）：weather.example.com\n",
         "C": (
-            '\n```\n{"city":"Paris"}\n```\n\n'
+            '\n```json\n{"city":"Paris"}\n```\n\n'
             "操作需要确认（auto_allow_actions 未开启）：weather.example.com\n"
         ),
     },

@@ -71,11 +71,11 @@ def streamed(bridge: GatewayProcess, content: Any, **options: Any) -> str:
     ("scenario", "expected"),
     [
         ("plain", "Hello world!"),
-        ("code", "\n```\nprint(1)\n```\n`Result:` \n```\n1\n\n```\nIt is 1."),
+        ("code", "\n```python\nprint(1)\n```\n`Result:` \n```\n1\n```\nIt is 1."),
         (
             "code_twice",
-            "\n```\na()\n```\n`Result:` \n```\n1\n```\n"
-            "\n```\nb()\n```\n`Result:` \n```\n2\n```\nEnd",
+            "\n```python\na()\n```\n`Result:` \n```\n1\n```\n"
+            "\n```python\nb()\n```\n`Result:` \n```\n2\n```\nEnd",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Rich events as text: the strings that clients of the older services know, in every profile."""
+"""Rich events as text, in every profile."""
 
 from collections.abc import Iterator
 
@@ -33,7 +33,7 @@ from services.pipeline.profiles import (
 from services.pipeline.render import render
 
 U = "https://me.example/images/a.png"
-IMAGE = f"![image]({U})\n[下载链接]({U})\n"
+IMAGE = f"![image]({U})\n"
 
 MODES = {
     "normal": BotMode(),
@@ -64,33 +64,33 @@ CODE: list[Event] = [
     Text("It is 1."),
     Finish("stop"),
 ]
-CODE_SHOWN = "\n```\nprint(1)\n```\n`Result:` \n```\n1\n\n```\nIt is 1."
+CODE_SHOWN = "\n```python\nprint(1)\n```\n`Result:` \n```\n1\n```\nIt is 1."
 
 PLOT: list[Event] = [
-    CodeBlock("plot()", first=True),
+    CodeBlock("plot()", first=True, language="python"),
     ExecutionOutput("图片生成中，请稍后\n", first=True),
     Image(U),
     Text("Here is"),
     Finish("stop"),
 ]
-PLOT_CODE = "\n```\nplot()\n```\n`Result:` \n```\n图片生成中，请稍后\n\n```\n"
+PLOT_CODE = "\n```python\nplot()\n```\n`Result:` \n```\n图片生成中，请稍后\n```\n"
 
 DALLE: list[Event] = [
-    CodeBlock('{"size":"1024x1024","prompt":"otter"}', first=True),
+    CodeBlock('{"size":"1024x1024","prompt":"otter"}', first=True, language="json"),
     Image(U),
     Text("Here is it."),
     Finish("stop"),
 ]
-DALLE_CODE = '\n```\n{"size":"1024x1024","prompt":"otter"}\n```\n'
+DALLE_CODE = '\n```json\n{"size":"1024x1024","prompt":"otter"}\n```\n'
 
 SKY: list[Event] = [
-    CodeBlock('search("x")', first=True),
+    CodeBlock('search("x")', first=True, language="text"),
     Text("Sky is blue"),
     Citation("5", "https://ex.com/a"),
     Text("."),
     Finish("stop"),
 ]
-SEARCH = '\n```\nsearch("x")\n```\n'
+SEARCH = '\n```text\nsearch("x")\n```\n'
 
 GET_FILE: list[Event] = [Text("Get [file]("), File(U), Text(") now"), Finish("stop")]
 
@@ -100,29 +100,29 @@ EXACT: list[tuple[list[Event], dict[str, str]]] = [
         PLOT,
         {
             "normal": f"{PLOT_CODE}{IMAGE}Here is",
-            "bot": "Here is",
+            "bot": f"{U}\nHere is",
             "bot+md": f"{IMAGE}Here is",
             "bot+plain": f"{U}\nHere is",
             "bot+md+plain": f"{U}\nHere is",
-            "bot+plugin": f"{PLOT_CODE}Here is",
+            "bot+plugin": f"{PLOT_CODE}{U}\nHere is",
         },
     ),
     (
         DALLE,
         {
             "normal": f"{DALLE_CODE}\n{IMAGE}Here is it.",
-            "bot": "Here is it.",
+            "bot": f"{U}\nHere is it.",
             "bot+md": f"\n{IMAGE}Here is it.",
             "bot+plain": f"{U}\nHere is it.",
-            "bot+plugin": f"{DALLE_CODE}Here is it.",
+            "bot+plugin": f"{DALLE_CODE}{U}\nHere is it.",
         },
     ),
     (
         SKY,
         {
-            "normal": f"{SEARCH}Sky is blue[[5](https://ex.com/a)].",
+            "normal": f"{SEARCH}Sky is blue[[5]](https://ex.com/a).",
             "bot": "Sky is blue.",
-            "bot+bing": "Sky is blue[[5](https://ex.com/a)].",
+            "bot+bing": "Sky is blue[[5]](https://ex.com/a).",
             "bot+plugin": f"{SEARCH}Sky is blue.",
         },
     ),
@@ -141,10 +141,11 @@ def test_strings_are_exact(events: list[Event], mode: str, expected: str) -> Non
 def test_a_second_block_of_code_is_whole() -> None:
     events: list[Event] = []
     for code, output in ((("a()",), "1"), (("b(", ")"), "2")):
-        events += [CodeBlock(piece, first=not i) for i, piece in enumerate(code)]
+        events += [CodeBlock(p, not i, "python" if not i else "") for i, p in enumerate(code)]
         events.append(ExecutionOutput(output, first=True))
     expected = (
-        "\n```\na()\n```\n`Result:` \n```\n1\n```\n\n```\nb()\n```\n`Result:` \n```\n2\n```\nEnd"
+        "\n```python\na()\n```\n`Result:` \n```\n1\n```\n"
+        "\n```python\nb()\n```\n`Result:` \n```\n2\n```\nEnd"
     )
     assert said(NORMAL, *events, Text("End"), Finish("stop")) == expected
 
@@ -152,6 +153,19 @@ def test_a_second_block_of_code_is_whole() -> None:
 def test_two_calls_in_a_row_are_two_blocks() -> None:
     shown = said(NORMAL, CodeBlock("a", first=True), CodeBlock("b", first=True), Finish("stop"))
     assert shown == "\n```\na\n```\n\n```\nb\n```\n"
+
+
+def test_a_block_has_no_empty_line_before_its_end_however_its_text_is_cut() -> None:
+    pieces: list[Event] = [CodeBlock("a", first=True, language="python"), CodeBlock("\n")]
+    output: list[Event] = [ExecutionOutput("1", first=True), ExecutionOutput("\n")]
+    expected = "\n```python\na\n```\n`Result:` \n```\n1\n```\nEnd"
+    assert said(NORMAL, *pieces, *output, Text("End"), Finish("stop")) == expected
+
+
+@pytest.mark.parametrize("mode", ["bot", "bot+bing", "bot+plugin"])
+def test_a_bot_without_a_setting_for_pictures_still_gets_their_address(mode: str) -> None:
+    shown = said(profile_from(MODES[mode]), Text("Two:"), Image(U), Text("**ok**"), Finish("stop"))
+    assert shown == f"Two:\n{U}\nok"
 
 
 def test_an_open_block_is_closed_before_the_finish() -> None:
@@ -178,9 +192,20 @@ def test_labels_are_the_operators() -> None:
 
 def test_markup_characters_cannot_break_a_link() -> None:
     shown = said(NORMAL, Image("https://x/a b(1).png", title="a]\n(b"))
-    assert shown == (
-        "\n![a) (b](https://x/a%20b%281%29.png)\n[下载链接](https://x/a%20b%281%29.png)\n"
-    )
+    assert shown == ("\n![a) (b](https://x/a%20b%281%29.png)\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("https://x/a_(b) c", "https://x/a_%28b%29%20c"),
+        ("https://x/?q=a\u3000b\n", "https://x/?q=a%E3%80%80b"),
+        ('https://x/<a>|b`c\\d"$e', "https://x/%3Ca%3E%7Cb%60c%5Cd%22%24e"),
+        ("https://x/100%25?q=水獭&a[]=1#z", "https://x/100%25?q=水獭&a[]=1#z"),
+    ],
+)
+def test_address_of_a_source_cannot_break_its_link(url: str, target: str) -> None:
+    assert said(NORMAL, Text("Blue"), Citation("5", url), Text(".")) == f"Blue[[5]]({target})."
 
 
 def test_a_file_without_a_link_around_it_gets_one() -> None:

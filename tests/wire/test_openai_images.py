@@ -242,7 +242,7 @@ def test_every_path_draws(path: str) -> None:
     body = answer.json()
     assert body["data"] == [{"url": A, "revised_prompt": "a sleek otter"}]
     assert abs(body["created"] - time.time()) < 60
-    assert body["reply"] == f"\n![image]({A})\n[下载链接]({A})\nHere is it."
+    assert body["reply"] == f"\n![image]({A})\nHere is it."
 
 
 def test_the_official_client_gets_url_and_bytes() -> None:
@@ -259,11 +259,11 @@ def test_the_official_client_gets_url_and_bytes() -> None:
 
 
 def test_without_a_prompt_of_the_upstream_the_whole_text_is_the_revised_prompt() -> None:
-    code: list[Event] = [CodeBlock('{"prompt":"otter"}', first=True)]
+    code: list[Event] = [CodeBlock('{"prompt":"otter"}', first=True, language="json")]
     with served(Painter([code, *drawn(A)])) as url:
         body = post(url).json()
     assert body["data"][0]["revised_prompt"] == body["reply"]
-    assert body["reply"].startswith('\n```\n{"prompt":"otter"}\n```\n')
+    assert body["reply"].startswith('\n```json\n{"prompt":"otter"}\n```\n')
 
 
 def test_the_operators_prefix_goes_before_the_prompt_and_the_caller_is_known() -> None:
@@ -280,8 +280,8 @@ def test_bot_mode_and_the_header_shape_the_reply() -> None:
     bot = BotMode(enabled=True, enabled_plain_image_url_output=True)
     with served(Painter(drawn(A), drawn(A), drawn(A)), bot_mode=bot) as url:
         assert post(url).json()["reply"] == f"{A}\nHere is it."
-        header = {"X-Output-Profile": "bot"}
-        assert post(url, headers=header).json()["reply"] == "Here is it."
+        header = {"X-Output-Profile": "bot+markdown_image"}
+        assert post(url, headers=header).json()["reply"] == f"\n![image]({A})\nHere is it."
         wrong = post(url, headers={"X-Output-Profile": "robot"})
     assert wrong.status_code == 400
     assert wrong.json()["error"]["param"] == "X-Output-Profile"

@@ -89,7 +89,7 @@ class _Known:
             return False
         known += literal
         self._message.content = Grown(
-            self._kind, [added], None, self._length, added, known, self._start
+            self._kind, [added], start=self._length, added=added, known=known, begin=self._start
         )
         self._length += len(added)
         return True

@@ -24,11 +24,14 @@ class Author(msgspec.Struct, gc=False):
 
 
 class Content(msgspec.Struct):
-    """`parts` are texts and objects; code and output have `text`."""
+    """`parts` are texts and objects; code and output have `text`, and code its `language`, which
+    mostly is "unknown".
+    """
 
     content_type: str = ""
     parts: list[Any] | None = None
     text: str | None = None
+    language: str | None = None
 
     @property
     def whole(self) -> str:

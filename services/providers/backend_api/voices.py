@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +16,7 @@ from services.providers.backend_api.upstream_events import Message, plots, sourc
 
 PLOT_MARKER = "<<ImageDisplayed>>"
 _SOURCE_WORDS = {"source", "来源"}
+_LANGUAGE = re.compile(r"[\w+#.-]{1,30}", re.ASCII)
 
 
 class Voice(Protocol):
@@ -80,7 +82,8 @@ class Code:
         assert message.content is not None
         delta = self._growth.advance(message.content)
         if delta:
-            out.append(CodeBlock(delta, self._first))
+            language = _language(message, delta) if self._first else ""
+            out.append(CodeBlock(delta, self._first, language))
             self._first = False
 
     def close(self, out: list[Found]) -> None:
@@ -166,6 +169,17 @@ class Notice:
         if self._instead and self._whole.lstrip().startswith(self.START):
             out.append(Text(self._instead))
             self._instead = ""
+
+
+def _language(message: Message, start: str) -> str:
+    """What the code of a message is written in, for the block that shows it."""
+    assert message.content is not None
+    said = message.content.language or ""
+    if said != "unknown" and _LANGUAGE.fullmatch(said):
+        return said
+    if message.recipient == "python":
+        return "python"
+    return "json" if start.lstrip().startswith(("{", "[")) else "text"
 
 
 def _asset(part: dict[str, Any]) -> Asset | None:

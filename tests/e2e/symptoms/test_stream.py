@@ -176,7 +176,7 @@ def test_open_bracket_at_the_end_of_an_answer_is_not_lost(
 def test_citation_mark_amid_other_text_of_a_delta_is_rewritten(
     bridge: GatewayProcess, web: BackendApi
 ) -> None:
-    linked = "Blue yes[[5](https://ex.com/a)] and more[[6](https://ex.com/b)]."
+    linked = "Blue yes[[5]](https://ex.com/a) and more[[6]](https://ex.com/b)."
     assert text_everywhere(bridge, web, "marks_in_delta") == {linked}
     plain = text_everywhere(bridge, web, "marks_in_delta", headers=BOT)
     assert plain == {"Blue yes and more."}
@@ -212,10 +212,11 @@ def test_bytes_cut_anywhere_give_the_same_text(
 def test_text_and_code_around_an_execution_output_are_whole(
     bridge: GatewayProcess, web: BackendApi
 ) -> None:
-    expected = {"\n```\nprint(2)\n```\n`Result:` \n```\n2\n\n```\nIt is 2."}
+    expected = {"\n```python\nprint(2)\n```\n`Result:` \n```\n2\n```\nIt is 2."}
     assert text_everywhere(bridge, web, "code_in_closing_event") == expected
     expected = {
-        "\n```\na()\n```\n`Result:` \n```\n1\n```\n\n```\nb()\n```\n`Result:` \n```\n2\n```\nEnd"
+        "\n```python\na()\n```\n`Result:` \n```\n1\n```\n"
+        "\n```python\nb()\n```\n`Result:` \n```\n2\n```\nEnd"
     }
     assert text_everywhere(bridge, web, "code_twice") == expected
 
