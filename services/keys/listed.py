@@ -9,7 +9,9 @@ REFRESH_SECONDS = 60.0
 
 
 class ListedModels:
-    """A collection of names that `names` is asked for again when it is older than a minute."""
+    """A collection of names that `names` is asked for again when it is older than a minute; a name
+    that has been in it stays, so that its usage is counted while its provider cannot list it.
+    """
 
     def __init__(self, names: Callable[[], Iterable[str]]) -> None:
         self._names = names
@@ -28,5 +30,5 @@ class ListedModels:
     def _current(self) -> frozenset[str]:
         if time.monotonic() >= self._stale_at:
             self._stale_at = time.monotonic() + REFRESH_SECONDS
-            self._known = frozenset(self._names())
+            self._known |= frozenset(self._names())
         return self._known

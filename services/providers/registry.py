@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Iterable, Mapping
 from types import ModuleType
@@ -14,6 +15,8 @@ import services.providers
 from services.core.errors import ModelNotFound
 from services.core.models import ModelCard
 from services.providers.base import Provider, ProviderContext, Route
+
+log = logging.getLogger(__name__)
 
 
 def provider_modules() -> dict[str, ModuleType]:
@@ -44,6 +47,7 @@ class Registry:
     def __init__(self, providers: Iterable[Provider], aliases: Mapping[str, str]) -> None:
         self._providers = tuple(providers)
         self._aliases = dict(aliases)
+        self._unlisted: set[str] = set()
 
     @classmethod
     def from_settings(cls, context: ProviderContext) -> Registry:
@@ -61,13 +65,26 @@ class Registry:
         return tuple(pool for provider in self._providers for pool in provider.pools)
 
     def models(self) -> list[ModelCard]:
-        """All models to list, aliases last, each name once."""
-        cards = {card.id: card for provider in self._providers for card in provider.models()}
+        """All models to list, aliases last, each name once; without those of a provider that
+        cannot list its own now.
+        """
+        cards = {card.id: card for provider in self._providers for card in self._listed(provider)}
         for alias, name in self._aliases.items():
             known = cards.get(name)
             owner = known.owned_by if known else "causeway"
             cards[alias] = ModelCard(alias, owner, known.created if known else 0)
         return list(cards.values())
+
+    def _listed(self, provider: Provider) -> list[ModelCard]:
+        try:
+            cards = list(provider.models())
+        except Exception:  # whatever goes wrong there is no reason to leave out the others
+            if provider.name not in self._unlisted:
+                self._unlisted.add(provider.name)
+                log.exception("models not listed provider=%s", provider.name)
+            return []
+        self._unlisted.discard(provider.name)
+        return cards
 
     def resolve(self, model: str) -> Target:
         """Who serves `model`: an alias first, then a provider that knows the name, then one that
