@@ -94,7 +94,7 @@ def create_app(settings: Settings, lasting: Lasting | None = None) -> Flask:
         usage,
         credentials.pools,
         lambda: gateway.pools,
-        lambda: health.report(gateway, store, lasting.problems),
+        lambda: health.report(gateway, store, lasting.problems, whole=True),
     )
     app.register_blueprint(admin.blueprint(settings, views))
     routes = frozenset(str(rule) for rule in app.url_map.iter_rules())

@@ -13,12 +13,22 @@ from typing import Any
 import msgspec
 
 from services.accounts import Credentials
-from services.core.errors import ModelNotFound, UpstreamError
+from services.core.errors import (
+    GatewayError,
+    ModelNotFound,
+    ProtocolError,
+    Unavailable,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from services.core.events import Events, WireEvents
 from services.core.models import Caller, ModelCard
 from services.core.requests import ChatRequest
 from services.files import Adopter, Sources, fill_in_uploads
 from services.keys import Admission
+from services.metrics import kind_of
 from services.pipeline.fallback import Source, first_to_answer
 from services.pipeline.files import FAILED as NOT_FETCHED
 from services.pipeline.files import adopt_files
@@ -29,16 +39,31 @@ from services.wire.image_request import ImageRequest
 
 log = logging.getLogger(__name__)
 
+_SERVER_ERROR = 500
 FAILURE_SHOWN = 60.0
 """Seconds for which an upstream's last failure counts in the health report, unless it answers
 before."""
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """An upstream's last failure; `at` is `time.monotonic()`."""
+    """An upstream's last failure. `kind` is a word of ours, `reason` what the upstream said, `at`
+    is `time.monotonic()`.
+    """
 
+    upstream: str
+    kind: str
     reason: str
     at: float
+
+
+class ProviderHealth(msgspec.Struct, frozen=True):
+    """A provider, its upstreams by their pools' names, and the failures that are the last word of
+    some of them.
+    """
+
+    name: str
+    upstreams: tuple[str, ...]
+    failures: tuple[Failure, ...]
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -130,12 +155,15 @@ class Gateway:
     ) -> Events:
         """The answer of one provider, its files made ours."""
         own = setting.admission.choose(target.provider.name)
+        theirs = own is not None or (
+            target.route.credential is None and setting.caller.credential is not None
+        )
         if own is not None:
             route = msgspec.structs.replace(target.route, credential=own)
             target = Target(target.provider, route)
         if target.provider.takes_uploads:
             request = fill_in_uploads(request, self._uploads, setting.caller)
-        events = self._watched(target, request, setting)
+        events = self._watched(target, request, setting, theirs)
         if not target.provider.makes_files:
             return events
         return adopt_files(
@@ -145,21 +173,32 @@ class Gateway:
             keep_upstream_urls=self._keep_upstream_urls,
         )
 
-    def _watched(self, target: Target, request: ChatRequest, setting: Setting) -> Events:
-        """The provider's events; how it went is remembered for the health report."""
+    def _watched(
+        self, target: Target, request: ChatRequest, setting: Setting, theirs: bool
+    ) -> Events:
+        """The provider's events; how it went is remembered for the health report. `theirs`: the
+        credential is the caller's, or the key's own.
+        """
         name, key = target.provider.name, target.route.key
+        upstream = target.route.pool or name
         try:
             yield from self._credentials.stream(
                 target.provider, request, target.route, setting.caller, setting.admission
             )
-        except UpstreamError as exc:
-            log.warning(
-                "upstream failed provider=%s upstream=%s reason=%s", name, key or "-", exc.message
-            )
-            self._failures[name] = Failure(exc.message, time.monotonic())
-            self._on_failure(name, exc)
+        except GatewayError as exc:
+            if isinstance(exc, UpstreamError):
+                log.warning(
+                    "upstream failed provider=%s upstream=%s reason=%s",
+                    name,
+                    key or "-",
+                    exc.message,
+                )
+                self._on_failure(name, exc)
+            if setting.admission.counted and shows_a_fault(exc, theirs):
+                failure = Failure(upstream, kind_of(exc), exc.message, time.monotonic())
+                self._failures[upstream] = failure
             raise
-        self._failures.pop(name, None)
+        self._failures.pop(upstream, None)
 
     def models(self) -> list[ModelCard]:
         """The models to list, with the operator's extra fields."""
@@ -183,8 +222,28 @@ class Gateway:
         """The names of the pools of accounts that providers draw on."""
         return self._registry.pools
 
-    def providers(self) -> dict[str, Failure | None]:
-        """Each provider with its recent failure, if that is its last word."""
+    def health(self) -> tuple[ProviderHealth, ...]:
+        """Each provider, with the recent failures of its upstreams."""
         recent = time.monotonic() - FAILURE_SHOWN
-        current = {name: self._failures.get(name) for name in self._registry.names}
-        return {name: f if f and f.at > recent else None for name, f in current.items()}
+        now = {name: failure for name, failure in self._failures.items() if failure.at > recent}
+        return tuple(
+            ProviderHealth(name, pools, tuple(now[pool] for pool in pools if pool in now))
+            for name, pools in self._registry.upstreams
+        )
+
+
+def shows_a_fault(error: GatewayError, theirs: bool) -> bool:
+    """Whether a failed call says something about the upstream, or about the operator's account
+    there, and not about the request or about the caller's own credential (`theirs`).
+
+    An error that the upstream puts into an answer of status 200 is mostly about the request.
+    """
+    match error:
+        case UpstreamRefused():
+            return (error.upstream_status if theirs else error.status) >= _SERVER_ERROR
+        case UpstreamUnreachable() | UpstreamTimeout() | ProtocolError():
+            return True
+        case Unavailable():
+            return not theirs
+        case _:
+            return False

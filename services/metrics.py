@@ -31,6 +31,7 @@ _KINDS: tuple[tuple[type[errors.GatewayError], str], ...] = (
     (errors.RateLimited, "limited"),
     (errors.Unauthorized, "unauthorized"),
     (errors.PermissionDenied, "unauthorized"),
+    (errors.Unavailable, "unavailable"),
 )
 _REFUSALS = {401: "unauthorized", 403: "unauthorized", 429: "limited"}
 

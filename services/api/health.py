@@ -9,7 +9,7 @@ import msgspec
 from flask import Blueprint, Response
 
 from services import __version__
-from services.gateway import Gateway
+from services.gateway import Gateway, ProviderHealth
 from services.store import Store
 
 
@@ -29,7 +29,7 @@ def blueprint(
 
     @bp.get("/ready")
     def ready() -> Response:
-        is_ready = bool(gateway.providers())
+        is_ready = bool(gateway.health())
         return _json({"ready": is_ready}, 200 if is_ready else 503)
 
     @bp.get("/")
@@ -39,14 +39,17 @@ def blueprint(
     return bp
 
 
-def report(gateway: Gateway, store: Store, config_problems: int = 0) -> dict[str, Any]:
-    """What /health says, as an object for JSON."""
-    providers = {
-        name: {"status": "failing", "reason": failure.reason} if failure else {"status": "ok"}
-        for name, failure in gateway.providers().items()
-    }
-    failing = [name for name, state in providers.items() if state["status"] != "ok"]
-    reasons = [f"{name}: {providers[name]['reason']}" for name in failing]
+def report(
+    gateway: Gateway, store: Store, config_problems: int = 0, *, whole: bool = False
+) -> dict[str, Any]:
+    """What /health says, as an object for JSON. `whole`: for the operator, with the names of the
+    upstreams and what they said.
+    """
+    health = gateway.health()
+    providers = {provider.name: _provider(provider, whole) for provider in health}
+    reasons = [
+        f"{name}: {state['reason']}" for name, state in providers.items() if "reason" in state
+    ]
     if not providers:
         reasons.append("no provider is configured")
     stored = store.probe()
@@ -56,7 +59,7 @@ def report(gateway: Gateway, store: Store, config_problems: int = 0) -> dict[str
     if config_problems:
         config = {"state": "refused", "problems": config_problems}
         reasons.append("config: the file as it is now is refused; see the log")
-    down = len(failing) == len(providers)
+    down = all(state["status"] == "failing" for state in providers.values())
     return {
         "status": "down" if down else "degraded" if reasons else "ok",
         "reasons": reasons,
@@ -65,6 +68,22 @@ def report(gateway: Gateway, store: Store, config_problems: int = 0) -> dict[str
         "config": config,
         "providers": providers,
     }
+
+
+def _provider(provider: ProviderHealth, whole: bool) -> dict[str, Any]:
+    """One provider's part of the report: failing if all of its upstreams do."""
+    failures = provider.failures
+    if not failures:
+        return {"status": "ok"}
+    told: dict[str, Any] = {"status": "failing", "reason": failures[0].kind}
+    if len(failures) < len(provider.upstreams):
+        told = {
+            "status": "degraded",
+            "reason": f"{failures[0].kind}, {len(failures)} of {len(provider.upstreams)} upstreams",
+        }
+    if whole:
+        told["upstreams"] = {failure.upstream: failure.reason for failure in failures}
+    return told
 
 
 def _json(value: object, status: int) -> Response:

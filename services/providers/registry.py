@@ -56,8 +56,9 @@ class Registry:
         return cls(providers, context.settings.models.aliases)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(provider.name for provider in self._providers)
+    def upstreams(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Each provider's name, and its upstreams by the names of their pools."""
+        return tuple((provider.name, tuple(provider.pools)) for provider in self._providers)
 
     @property
     def pools(self) -> tuple[str, ...]:

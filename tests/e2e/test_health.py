@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from emulators.openai_compat import OpenAICompat
 from services.keys import listed
-from tests.gateway import KEY, ROOT, GatewayProcess, custom, question, wait_for
+from tests.canaries import ADMIN_KEY, MARK, UPSTREAM_KEY
+from tests.gateway import KEY, ROOT, GatewayProcess, custom, free_port, question, wait_for
 
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 PROVIDER = '''
@@ -41,6 +44,127 @@ class Listing(Provider):
 def build(context):
     return Listing()
 '''
+
+
+CALLERS_TOKEN = f"sk-{MARK}-of-the-caller-0123"
+UPSTREAM_WORDS = "The server had an error"
+FAULTS_OF_REQUESTS = {
+    "#400 x": 400,
+    "#404 x": 404,
+    "#413 x": 413,
+    "#422 x": 422,
+    "#context x": 400,
+    "#error-200 x": 502,
+}
+
+
+def health(process: GatewayProcess) -> tuple[int, dict[str, Any]]:
+    answer = requests.get(f"{process.url}/health", timeout=10)
+    return answer.status_code, answer.json()
+
+
+def admins_health(process: GatewayProcess) -> dict[str, Any]:
+    told: dict[str, Any] = process.admin("GET", "/health")
+    return told
+
+
+@contextlib.contextmanager
+def service(folder: Path, *entries: dict[str, Any], **auth: Any) -> Iterator[GatewayProcess]:
+    settings = {
+        "auth": {"keys": [KEY], "admin_key": ADMIN_KEY, **auth},
+        "providers": {"custom": [{"prefix": "up", **entry} for entry in entries]},
+    }
+    with GatewayProcess(folder, settings) as process:
+        yield process
+
+
+@pytest.fixture
+def picky() -> Iterator[OpenAICompat]:
+    """An upstream that takes one key only."""
+    with OpenAICompat(keys=[UPSTREAM_KEY]) as upstream:
+        yield upstream
+
+
+def test_callers_bad_token_and_bad_requests_leave_the_service_healthy(
+    picky: OpenAICompat, tmp_path: Path
+) -> None:
+    with service(tmp_path, {"base_url": picky.base_url}, keys=[], passthrough=True) as process:
+        bad, good = ({"Authorization": f"Bearer {key}"} for key in (CALLERS_TOKEN, UPSTREAM_KEY))
+        for stream in (False, True):
+            assert process.post(question("hi", stream=stream), headers=bad).status_code == 401
+            assert health(process)[0] == 200
+        for words, status in FAULTS_OF_REQUESTS.items():
+            assert process.post(question(words), headers=good).status_code == status
+        assert process.post(question("hi", "nobody-has-it"), headers=good).status_code == 404
+        assert process.post(b"x" * (33 * 1024 * 1024), headers=good).status_code == 413
+        status, told = health(process)
+        assert (status, told["status"], told["reasons"]) == (200, "ok", [])
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("#500 x", "failed"), ("#html502 x", "failed"), ("#cut x", "protocol")],
+)
+def test_upstreams_own_failure_makes_the_service_down_until_it_answers(
+    upstream: OpenAICompat, tmp_path: Path, words: str, kind: str
+) -> None:
+    entry = {"base_url": upstream.base_url}
+    with service(tmp_path, entry, keys=[], passthrough=True, admin_key=ADMIN_KEY) as process:
+        process.post(question(words, stream=True))
+        status, told = health(process)
+        assert (status, told["status"]) == (503, "down")
+        assert told["reasons"] == [f"custom: {kind}"]
+        assert process.post(question("hi")).status_code == 200
+        assert health(process)[0] == 200
+
+
+def test_upstreams_words_are_for_the_operator_only(upstream: OpenAICompat, tmp_path: Path) -> None:
+    with service(tmp_path, {"base_url": upstream.base_url, "api_key": UPSTREAM_KEY}) as process:
+        process.post(question("#500 x"))
+        assert UPSTREAM_WORDS not in str(health(process)[1])
+        told = admins_health(process)["providers"]["custom"]
+        assert UPSTREAM_WORDS in told["upstreams"]["custom/up"]
+
+
+def test_operators_refused_key_makes_the_service_down(picky: OpenAICompat, tmp_path: Path) -> None:
+    entry = {"base_url": picky.base_url, "api_key": f"sk-{MARK}-refused-0123456789"}
+    with service(tmp_path, entry) as process:
+        assert process.post(question("hi")).status_code == 503
+        status, told = health(process)
+        assert (status, told["reasons"]) == (503, ["custom: unauthorized"])
+
+
+def test_pool_whose_accounts_are_all_refused_makes_the_service_down(
+    picky: OpenAICompat, tmp_path: Path
+) -> None:
+    accounts = [f"sk-{MARK}-refused-{n}-0123456789" for n in range(2)]
+    with service(tmp_path, {"base_url": picky.base_url, "accounts": accounts}) as process:
+        assert process.post(question("hi")).status_code == 503
+        status, told = health(process)
+        assert (status, told["reasons"]) == (503, ["custom: unavailable"])
+
+
+def test_keys_own_refused_credential_is_not_the_services_fault(
+    picky: OpenAICompat, tmp_path: Path
+) -> None:
+    with service(tmp_path, {"base_url": picky.base_url, "api_key": UPSTREAM_KEY}) as process:
+        own = {"custom": f"sk-{MARK}-of-the-key-0123456789"}
+        made = process.admin("POST", "/keys", {"name": "with its own", "provider_keys": own})
+        headers = {"Authorization": f"Bearer {made['secret']}"}
+        assert process.post(question("hi"), headers=headers).status_code == 503
+        assert health(process)[0] == 200
+
+
+def test_one_dead_upstream_of_two_leaves_the_service_degraded(
+    upstream: OpenAICompat, tmp_path: Path
+) -> None:
+    dead = {"prefix": "dead", "base_url": f"http://127.0.0.1:{free_port()}/v1"}
+    with service(tmp_path, {"base_url": upstream.base_url}, dead) as process:
+        assert process.post(question("hi", "dead/m")).status_code == 502
+        status, told = health(process)
+        assert (status, told["status"]) == (200, "degraded")
+        assert told["reasons"] == ["custom: unreachable, 1 of 2 upstreams"]
+        assert list(admins_health(process)["providers"]["custom"]["upstreams"]) == ["custom/dead"]
 
 
 @pytest.fixture
