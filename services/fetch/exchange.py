@@ -1,58 +1,64 @@
-"""One GET over one connection to one checked address."""
+"""One GET with requests, over a connection that leads to a checked address already."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
-from email.message import Message
-from http.client import HTTPResponse
-from io import BytesIO
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.client import HTTPResponse as PlainResponse
+from typing import Any, cast
 
-import msgspec
+import requests
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from urllib3 import HTTPConnectionPool
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from services import __version__
 from services.core.errors import InvalidRequest
-from services.fetch.fetched import Limits
-from services.fetch.names import download_name
+from services.fetch.content import Fetched, Limits, download_name
 from services.fetch.urls import Target
-from services.fetch.wire import Inlet, Wire
+from services.media import sniff
+from services.transport.tls import Wire, left, shut
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _READ = 65_536
 _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,63}/[a-z0-9!#$&^_.+-]{1,127}")
 
 
-class Redirect(msgspec.Struct, frozen=True):
-    location: str
+def get(target: Target, wire: Wire, limits: Limits, deadline: float) -> Fetched | str:
+    """Ask for `target` on `wire`: the whole answer, or where it redirects to.
 
-
-class Document(msgspec.Struct, frozen=True):
-    data: bytes
-    declared_type: str | None
-    name: str
-
-
-def get(target: Target, wire: Wire, limits: Limits) -> Document | Redirect:
-    """Ask for `target` on `wire` and read the whole answer.
-
-    Raise InvalidRequest for an answer that cannot be used; OSError, HTTPException and TooMuch come
-    through.
+    Raise InvalidRequest for an answer that cannot be used, and TimeoutError at `deadline`, which
+    is `time.monotonic()`.
     """
-    wire.sendall(_request(target))
-    inlet = Inlet(wire, limits.header_bytes)
-    response = HTTPResponse(inlet, method="GET")  # type: ignore[arg-type]  # it only calls makefile
+    inlet = _Inlet(wire, limits.header_bytes)
     try:
-        response.begin()
-        # twice the body leaves room for chunk framing and trailers, which nothing else bounds
-        inlet.allowance = 2 * limits.max_bytes + limits.header_bytes
-        location = response.headers.get("Location")
-        if response.status in REDIRECTS and location:
-            return Redirect(location)
-        _check_headers(response, limits)
-        data = _read_body(response, limits)
-    finally:
-        response.close()
-    name = download_name(response.headers.get("Content-Disposition", ""), target.path)
-    return Document(data, _declared_type(response.headers), name)
+        with _cut_off(wire, deadline), _Adapter(wire, inlet, target.path).ask(target, limits) as it:
+            # twice the body leaves room for chunk framing and trailers, which nothing else bounds
+            inlet.allowance = 2 * limits.max_bytes + limits.header_bytes
+            if it.status_code in REDIRECTS and it.headers.get("Location"):
+                return str(it.headers["Location"])
+            _check(it, limits)
+            data = _body(it, limits)
+    except _TooMuch as exc:
+        raise failed("its server sent too much, in headers or around the file") from exc
+    except (requests.RequestException, HTTPError) as exc:
+        left(deadline)
+        if isinstance(exc, requests.Timeout | ReadTimeoutError):
+            raise TimeoutError("its server fell silent") from exc
+        if isinstance(exc, HTTPError):  # from the body: requests has not wrapped it
+            raise failed("the answer was cut short, or is no proper http") from exc
+        raise failed("its server does not speak proper http, or broke off") from exc
+    said = it.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    declared = said if _TYPE.fullmatch(said) else None
+    name = download_name(it.headers.get("Content-Disposition", ""), target.path)
+    return Fetched(data, sniff(data, declared), declared, name)
 
 
 def failed(reason: str) -> InvalidRequest:
@@ -60,48 +66,128 @@ def failed(reason: str) -> InvalidRequest:
     return InvalidRequest(f"fetching this url failed: {reason}", code="url_fetch_failed")
 
 
-def too_large(limits: Limits) -> InvalidRequest:
-    return failed(f"the file is larger than {limits.max_bytes} bytes")
+class _TooMuch(Exception):
+    """The server sent more than it was allowed."""
 
 
-def _request(target: Target) -> bytes:
-    return (
-        f"GET {target.path} HTTP/1.1\r\n"
-        f"Host: {target.authority}\r\n"
-        f"User-Agent: Causeway/{__version__}\r\n"
-        "Accept: */*\r\n"
-        "Accept-Encoding: identity\r\n"
-        "Connection: close\r\n\r\n"
-    ).encode("ascii")
+class _Inlet(io.RawIOBase):
+    """What a server sends, as a file for http.client, which bounds neither interim answers nor
+    trailers. `allowance` is how many more bytes may be read; beyond it a read raises _TooMuch.
+    """
+
+    def __init__(self, wire: Wire, allowance: int) -> None:
+        super().__init__()
+        self.allowance = allowance
+        self._raw: Any = cast(socket.socket, wire).makefile("rb", buffering=0)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self, _READ)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self.allowance <= 0:
+            raise _TooMuch
+        count = int(self._raw.readinto(memoryview(buffer)[: self.allowance]))
+        self.allowance -= count
+        return count
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
 
 
-def _check_headers(response: HTTPResponse, limits: Limits) -> None:
-    if response.status != 200:
-        raise failed(f"its server answered with status {response.status}")
-    if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+class _Connection(HTTPConnection):
+    """urllib3's connection, made beforehand; the request line has `path` byte for byte."""
+
+    def __init__(self, wire: Wire, inlet: _Inlet, path: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.sock = cast(socket.socket, wire)
+        self.response_class = lambda sock, *args, **more: PlainResponse(inlet, *args, **more)  # type: ignore[assignment, arg-type]  # it only calls makefile
+        self._path = path
+
+    def connect(self) -> None:
+        raise ConnectionError("there is one connection, and no other")
+
+    def putrequest(self, method: str, url: str, *args: Any, **options: Any) -> None:
+        super().putrequest(method, self._path, *args, **options)
+
+
+class _Adapter(HTTPAdapter):
+    """requests' adapter on one connection; without its session there are no cookies, no redirects
+    and nothing from the environment.
+    """
+
+    def __init__(self, wire: Wire, inlet: _Inlet, path: str) -> None:
+        super().__init__(max_retries=0)
+        self._pool = HTTPConnectionPool("checked")
+        self._pool.ConnectionCls = cast(Any, partial(_Connection, wire, inlet, path))
+
+    def get_connection_with_tls_context(self, *_: Any, **options: Any) -> HTTPConnectionPool:
+        return self._pool
+
+    def cert_verify(self, *_: Any, **options: Any) -> None:
+        """Nothing: the connection was verified when it was made."""
+
+    def ask(self, target: Target, limits: Limits) -> requests.Response:
+        request = requests.PreparedRequest()
+        request.method, request.url = "GET", target.url
+        request.headers = CaseInsensitiveDict(
+            {
+                "Host": target.authority,
+                "User-Agent": f"Causeway/{__version__}",
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+                "Connection": "close",
+            }
+        )
+        return self.send(request, stream=True, timeout=limits.idle_seconds)
+
+
+@contextlib.contextmanager
+def _cut_off(wire: Wire, deadline: float) -> Iterator[None]:
+    """Shut `wire` at the deadline: a socket's timeout begins anew with every byte that drips in.
+
+    Raise TimeoutError if it came to that.
+    """
+    watchdog = threading.Timer(left(deadline), shut, (wire,))
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+        left(deadline)
+    finally:
+        watchdog.cancel()
+        watchdog.join()  # the number of a closed socket may be another's by then
+
+
+def _check(answer: requests.Response, limits: Limits) -> None:
+    headers = answer.headers
+    if answer.status_code != 200:
+        raise failed(f"its server answered with status {answer.status_code}")
+    if headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise failed("its server compressed the answer, although asked not to")
-    if response.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+    coding = headers.get("Transfer-Encoding")
+    if coding is not None and coding.strip().lower() != "chunked":
         raise failed("its server used an unknown transfer encoding")
-    length = response.headers.get("Content-Length")
-    if response.chunked or length is None:
+    length = headers.get("Content-Length")
+    if coding is not None or length is None:
         return
-    if not re.fullmatch(r"[0-9]{1,18}", length.strip()):
+    if not re.fullmatch(r"[0-9]{1,18}", length.strip(), re.ASCII):
         raise failed("its server declared a malformed length")
     if int(length) > limits.max_bytes:
-        raise too_large(limits)
+        raise _too_large(limits)
 
 
-def _read_body(response: HTTPResponse, limits: Limits) -> bytes:
-    body = BytesIO()
-    while piece := response.read1(_READ):
+def _body(answer: requests.Response, limits: Limits) -> bytes:
+    body = io.BytesIO()
+    while piece := answer.raw.read1(_READ, decode_content=False):
         if body.tell() + len(piece) > limits.max_bytes:
-            raise too_large(limits)
+            raise _too_large(limits)
         body.write(piece)
-    if response.length:  # read1 ends quietly when the connection does
-        raise failed("the answer was cut short")
     return body.getvalue()
 
 
-def _declared_type(headers: Message) -> str | None:
-    mime = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    return mime if _TYPE.fullmatch(mime) else None
+def _too_large(limits: Limits) -> InvalidRequest:
+    return failed(f"the file is larger than {limits.max_bytes} bytes")

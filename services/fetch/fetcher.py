@@ -5,29 +5,48 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
-from http.client import HTTPException
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 
 from services.core.errors import InvalidRequest
-from services.fetch.addresses import Address, AllowList
-from services.fetch.data_urls import decode_data_url
-from services.fetch.deadline import Deadline
-from services.fetch.exchange import Document, Redirect, failed, get
-from services.fetch.fetched import Fetched, Limits
-from services.fetch.lookup import Lookups, Resolver, system_resolver
-from services.fetch.urls import Target, check_address, join_redirect, not_public, parse_url
-from services.fetch.wire import Dial, PlainWire, TlsWire, TooMuch, Wire, dial
-from services.media import sniff
+from services.fetch.content import Fetched, Limits, decode_data_url
+from services.fetch.exchange import failed, get
+from services.fetch.urls import (
+    Address,
+    AllowList,
+    Target,
+    check_address,
+    join_redirect,
+    not_public,
+    parse_address,
+    parse_url,
+)
+from services.transport.dial import reach
+from services.transport.route import Route
+from services.transport.tls import Tls, Wire, left
 
 _MAX_DIALLED = 4
+_LOOKUPS_AT_ONCE = 4
+
+Resolver = Callable[[str, int], Sequence[str]]
+"""From a host name and port to its addresses as text. Raise OSError when there are none."""
+
+Dial = Callable[[Address, int, float], Wire]
+"""Connect to an address and port within so many seconds. Raise OSError."""
+
+
+def system_resolver(host: str, port: int) -> list[str]:
+    """Every address of `host` that the system knows, best first, without repetition."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 class Fetcher:
     """Fetches what callers and upstreams point at.
 
     Build one a process; threads and greenlets share it. `tls` verifies servers; the default trusts
-    the system's authorities. `resolver` and `dial` are the only two ways out: a proxy would be
-    another `dial`.
+    the system's authorities. `resolver` and `dial` are the only two ways out.
     """
 
     def __init__(
@@ -37,13 +56,17 @@ class Fetcher:
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
         resolver: Resolver = system_resolver,
-        dial: Dial = dial,
+        dial: Dial | None = None,
     ) -> None:
         self._allow = allow or AllowList()
         self._limits = limits or Limits()
-        self._tls = tls or ssl.create_default_context()
-        self._lookups = Lookups(resolver)
-        self._dial = dial
+        self._tls = Tls(context=tls)
+        self._resolver = resolver
+        self._dial = dial or self._reach
+        # A lookup cannot be interrupted. A late one keeps its place until it ends: callers with
+        # names of slow servers get into each other's way, and not into that of the rest, which
+        # shares gevent's ten resolver threads.
+        self._lookups = ThreadPoolExecutor(_LOOKUPS_AT_ONCE, thread_name_prefix="lookup")
 
     def fetch(self, url: str, *, limits: Limits | None = None, param: str | None = None) -> Fetched:
         """The file behind an http, https or `data:` URL.
@@ -55,93 +78,72 @@ class Fetcher:
         limits = limits or self._limits
         if url[:5].lower() == "data:":
             return decode_data_url(url, limits.max_bytes, param=param)
-        with _named(param), _explained(limits):
+        with _explained(param):
             return self._follow(parse_url(url, self._allow), limits)
 
-    def check(self, url: str, *, param: str | None = None) -> str:
-        """The URL in its plain form, if `fetch` would dial it.
-
-        For URLs that an upstream fetches itself. Raise InvalidRequest as `fetch` does. The
-        upstream resolves the name again, so this only keeps internal names and addresses from
-        being handed out.
-        """
-        with _named(param), _explained(self._limits):
-            target = parse_url(url, self._allow)
-            self._addresses(target, Deadline(self._limits.seconds))
-            return target.url
-
     def _follow(self, target: Target, limits: Limits) -> Fetched:
-        deadline = Deadline(limits.seconds)
+        deadline = monotonic() + limits.seconds
         for _ in range(limits.redirects + 1):
-            match self._visit(target, limits, deadline):
-                case Redirect(location=location):
-                    target = join_redirect(target, location, self._allow)
-                case Document() as document:
-                    return Fetched(
-                        data=document.data,
-                        mime=sniff(document.data, document.declared_type),
-                        declared_type=document.declared_type,
-                        final_url=target.url,
-                        name=document.name,
-                    )
+            with contextlib.closing(self._connect(target, limits, deadline)) as wire:
+                answer = get(target, wire, limits, deadline)
+            if isinstance(answer, Fetched):
+                return answer
+            target = join_redirect(target, answer, self._allow)
         raise failed(f"it redirects more than {limits.redirects} times")
 
-    def _visit(self, target: Target, limits: Limits, deadline: Deadline) -> Document | Redirect:
-        addresses = self._addresses(target, deadline)
-        with contextlib.closing(self._connect(target, addresses, limits, deadline)) as sock:
-            wire: Wire = PlainWire(sock, deadline)
-            if target.scheme == "https":
-                wire = TlsWire(wire, self._tls, target.host)
-            return get(target, wire, limits)
-
-    def _addresses(self, target: Target, deadline: Deadline) -> Sequence[Address]:
+    def _addresses(self, target: Target, deadline: float) -> Sequence[Address]:
         """All addresses of `target`, looked up once, each of them checked."""
         if target.address is not None:
             return (target.address,)
-        found = self._lookups.addresses(target.host, target.port, deadline)
-        if found is None:
+        lookup = self._lookups.submit(self._resolver, target.host, target.port)
+        try:
+            texts = lookup.result(left(deadline))
+        except TimeoutError:
+            lookup.cancel()
+            raise
+        except (OSError, UnicodeError) as exc:
+            raise not_public() from exc
+        found = [parse_address(text) for text in texts]
+        known = [address for address in found if address is not None]
+        if not known or len(known) < len(found):
             raise not_public()
-        for address in found:
+        for address in known:
             check_address(target, address, self._allow)
-        return found
+        return known
 
-    def _connect(
-        self, target: Target, addresses: Sequence[Address], limits: Limits, deadline: Deadline
-    ) -> socket.socket:
+    def _connect(self, target: Target, limits: Limits, deadline: float) -> Wire:
         """A connection to the first address that takes one; only checked addresses are tried."""
         failure: OSError = ConnectionError("no address")
-        for address in addresses[:_MAX_DIALLED]:
-            seconds = min(limits.connect_seconds, deadline.left())
+        for address in self._addresses(target, deadline)[:_MAX_DIALLED]:
             try:
-                return self._dial(address, target.port, seconds)
+                wire = self._dial(address, target.port, min(limits.connect_seconds, left(deadline)))
             except OSError as exc:
                 failure = exc
+                continue
+            is_tls = target.scheme == "https"
+            return self._tls.wrap(wire, target.host, deadline) if is_tls else wire
         raise failure
+
+    def _reach(self, address: Address, port: int, seconds: float) -> Wire:
+        """Takes no name, so no second lookup can happen."""
+        route = Route("http", str(address), port)
+        return reach(route, self._tls, monotonic() + seconds, tunnel=True)
 
 
 @contextlib.contextmanager
-def _named(param: str | None) -> Iterator[None]:
+def _explained(param: str | None) -> Iterator[None]:
+    """Turn what sockets and TLS raise into an error for the caller, about the field `param`."""
     try:
-        yield
+        try:
+            yield
+        except TimeoutError as exc:
+            raise failed("its server took too long") from exc
+        except ssl.SSLCertVerificationError as exc:
+            raise failed("the certificate of its server is not valid for this host") from exc
+        except ssl.SSLError as exc:
+            raise failed("its server does not speak proper tls") from exc
+        except OSError as exc:
+            raise failed("its server cannot be reached, or broke off") from exc
     except InvalidRequest as problem:
         problem.param = param
         raise
-
-
-@contextlib.contextmanager
-def _explained(limits: Limits) -> Iterator[None]:
-    """Turn what sockets, TLS and HTTP raise into an error for the caller."""
-    try:
-        yield
-    except TimeoutError as exc:
-        raise failed("its server took too long") from exc
-    except ssl.SSLCertVerificationError as exc:
-        raise failed("the certificate of its server is not valid for this host") from exc
-    except ssl.SSLError as exc:
-        raise failed("its server does not speak proper tls") from exc
-    except OSError as exc:
-        raise failed("its server cannot be reached, or broke off") from exc
-    except TooMuch as exc:
-        raise failed("its server sent too much, in headers or around the file") from exc
-    except HTTPException as exc:
-        raise failed("its server does not speak proper http, or broke off") from exc

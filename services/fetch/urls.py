@@ -1,30 +1,140 @@
-"""Reads a URL so strictly that no two programs could disagree about where it leads."""
+"""Where a caller's URL may lead: read so strictly that no two programs could disagree about it."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from urllib.parse import quote, urljoin
 
 import idna
 import msgspec
 
 from services.core.errors import InvalidRequest
-from services.fetch.addresses import WEB_PORTS, Address, AllowList, is_public, parse_address
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 MAX_URL = 8_192
+WEB_PORTS = frozenset({80, 443})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _URL = re.compile(
-    r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?:#.*)?",
+    r"(?P<scheme>https?)://(?P<host>\[[^\[\]/?#]*\]|[^:\[\]/?#@]*)(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?(?:#.*)?",
     re.ASCII | re.IGNORECASE,
 )
-_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?")
 _ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _PATH_SAFE = "/%:@!$&'()*+,;=~?[]"
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"})
 # Names that only ever mean a machine inside somebody's network.
-_INSIDE = ("localhost", "local", "localdomain", "internal", "intranet", "lan", "home.arpa", "corp")
+_INSIDE = re.compile(
+    r"[^.]*|.*\.(?:localhost|local|localdomain|internal|intranet|lan|home\.arpa|corp)"
+)
+_ENTRY = re.compile(
+    r"(?:\[(?P<inner>[^\[\]]+)\]|(?P<bare>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?"
+    r"|(?P<v6>[0-9a-f:.]*:[0-9a-f:./]*)"
+)
+_ENTRY_NAME = re.compile(r"(?:[a-z0-9_-]+\.)*(?![0-9]+$)[a-z0-9_-]+")
+
+# IANA's special-purpose registries. Spelled out, because ipaddress.is_global changes between
+# Python releases.
+_CLOSED_V4 = tuple(
+    IPv4Network(block)
+    for block in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+        *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+    )
+)
+# Global unicast is 2000::/3 and nothing else: loopback, v4-mapped and v4-compatible, NAT64, unique
+# local, link local, site local and multicast all lie outside it. These are the closed parts
+# within.
+_GLOBAL_V6 = IPv6Network("2000::/3")
+_CLOSED_V6 = tuple(
+    IPv6Network(block)
+    for block in (
+        "2001::/23",  # protocol assignments, Teredo (2001::/32) among them
+        "2001:db8::/32",
+        "2002::/16",  # 6to4: carries any IPv4 address
+        "3fff::/20",
+    )
+)
+
+
+def is_public(address: Address) -> bool:
+    """True for a global unicast address that embeds no other address."""
+    if isinstance(address, IPv4Address):
+        return not any(address in block for block in _CLOSED_V4)
+    if address.scope_id is not None or address not in _GLOBAL_V6:
+        return False
+    return not any(address in block for block in _CLOSED_V6)
+
+
+def parse_address(text: str) -> Address | None:
+    """The address that `text` spells in its plain form, or None."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """A network, or the host name where there is none; `ports` on which it may be reached."""
+
+    network: Network | None
+    host: str
+    ports: frozenset[int]
+
+
+class AllowList:
+    """Targets that the operator opens beyond the public web.
+
+    An entry is a network, an address or a host name, each with an optional port: `10.1.0.0/16`,
+    `10.1.2.3:9000`, `10.1.0.0/16:9000`, `[fd00::/8]:8080`, `files.internal:9000`. Without a port
+    it holds for 80 and 443. A network admits whatever name resolves into it; a host name admits
+    whatever that name resolves to. Raise ValueError for an entry that is none of these.
+    """
+
+    def __init__(self, entries: Iterable[str] = ()) -> None:
+        self._entries = tuple(_entry(text) for text in entries)
+
+    def admits(self, host: str, address: Address, port: int) -> bool:
+        return any(
+            port in entry.ports
+            and (host == entry.host if entry.network is None else address in entry.network)
+            for entry in self._entries
+        )
+
+    def knows_host(self, host: str) -> bool:
+        return any(entry.network is None and entry.host == host for entry in self._entries)
+
+    def knows_port(self, port: int) -> bool:
+        return any(port in entry.ports for entry in self._entries)
+
+
+def _entry(text: str) -> _Entry:
+    parts = _ENTRY.fullmatch(text.strip().lower())
+    port = int(parts["port"] or 0) if parts else 0
+    if parts is None or (parts["port"] and not 0 < port < 65536):
+        raise ValueError(f"{text!r} must be a network, an address or a host name, at most a port")
+    what = parts["inner"] or parts["bare"] or parts["v6"]
+    ports = frozenset({port}) if port else WEB_PORTS
+    if _ENTRY_NAME.fullmatch(what):
+        return _Entry(None, what, ports)
+    try:
+        return _Entry(ip_network(what), "", ports)
+    except ValueError as exc:
+        raise ValueError(f"{text!r} is not a network: {exc}") from exc
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -63,13 +173,18 @@ def parse_url(text: str, allow: AllowList) -> Target:
     _check_characters(text)
     parts = _URL.fullmatch(text)
     if parts is None:
-        raise refused("only http:// and https:// addresses are fetched")
+        raise refused("it must be http:// or https:// with a host, without user name or password")
     scheme = parts["scheme"].lower()
-    host, port = _split_authority(parts["authority"], _DEFAULT_PORTS[scheme])
-    name, address = _read_host(host)
+    port = int(parts["port"] or _DEFAULT_PORTS[scheme])
+    if port not in WEB_PORTS and not allow.knows_port(port):
+        raise refused("only ports 80 and 443 are open")
+    name, address = _read_host(parts["host"])
     path = quote((parts["path"] or "/") + (parts["query"] or ""), safe=_PATH_SAFE)
-    target = Target(scheme=scheme, host=name, port=port, path=path, address=address)
-    _check_open(target, allow)
+    target = Target(scheme, name, port, path, address)
+    if address is not None:
+        check_address(target, address, allow)
+    elif _INSIDE.fullmatch(name) and not allow.knows_host(name):
+        raise not_public()
     return target
 
 
@@ -113,55 +228,27 @@ def _check_characters(text: str) -> None:
             raise refused("it holds a space, a control character or an invisible one")
 
 
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"})
-
-
-def _split_authority(authority: str, default_port: int) -> tuple[str, int]:
-    if "@" in authority:
-        raise refused("it holds a user name or password")
-    parts = _AUTHORITY.fullmatch(authority)
-    if parts is None:
-        raise refused("its host or port is malformed")
-    port = int(parts["port"]) if parts["port"] else default_port
-    if not 0 < port < 65536:
-        raise refused("its port is not between 1 and 65535")
-    return parts["host"], port
-
-
 def _read_host(host: str) -> tuple[str, Address | None]:
+    """Name and, if it is a literal, address. IDNA 2008 without mapping: what would have to be
+    normalised first (。．｡, １) is refused.
+    """
     if host.startswith("["):
         address = None if "%" in host else parse_address(host[1:-1])
         if address is None or address.version != 6:
             raise refused("its IPv6 address is malformed")
         return str(address), address
-    name = host.lower() if host.isascii() else _to_ascii(host)
-    labels = name.split(".")
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise refused("its host name is malformed")
+    try:
+        if len(host) > 253 or any(dot in host for dot in "。．｡"):
+            raise UnicodeError("not a host name")
+        name = host.lower() if host.isascii() else idna.encode(host.lower()).decode("ascii")
+        labels = name.split(".")
+        if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+            raise UnicodeError("not a host name")
+    except UnicodeError as exc:
+        raise refused("its host name is malformed") from exc
     if not _NUMBER.fullmatch(labels[-1]):
         return name, None
     address = parse_address(name)
     if address is None:
         raise refused("its host is a number that is not a plain dotted IPv4 address")
     return name, address
-
-
-def _to_ascii(host: str) -> str:
-    """IDNA 2008 without mapping: what would have to be normalised first (。．｡, １) is refused."""
-    if len(host) > 253 or any(dot in host for dot in "。．｡"):
-        raise refused("its host name is malformed")
-    try:
-        return idna.encode(host.lower()).decode("ascii")
-    except UnicodeError as exc:
-        raise refused("its host name is malformed") from exc
-
-
-def _check_open(target: Target, allow: AllowList) -> None:
-    if target.port not in WEB_PORTS and not allow.knows_port(target.port):
-        raise refused("only ports 80 and 443 are open")
-    if target.address is not None:
-        check_address(target, target.address, allow)
-        return
-    inside = "." not in target.host or target.host.endswith(tuple(f".{name}" for name in _INSIDE))
-    if inside and not allow.knows_host(target.host):
-        raise not_public()

@@ -7,8 +7,7 @@ import msgspec
 from services.core.errors import InvalidRequest, NotFound
 from services.core.models import Caller
 from services.core.requests import FilePart, ImagePart
-from services.fetch import Fetched, Fetcher, decode_data_url
-from services.fetch.names import base_name
+from services.fetch import Fetched, Fetcher, base_name, decode_data_url
 from services.files.storage import FileGone
 from services.files.user_files import UserFiles, owner_of
 from services.media import INLINE_IMAGES, UNKNOWN, extension, measure_image

@@ -11,8 +11,7 @@ import msgspec
 
 from services.config import Settings
 from services.core.errors import InvalidRequest
-from services.fetch import Fetched
-from services.fetch.names import base_name
+from services.fetch import Fetched, base_name
 from services.files.kinds import (
     Area,
     Kind,

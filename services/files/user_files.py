@@ -22,7 +22,7 @@ from services.core.errors import (
     Unavailable,
 )
 from services.core.models import Caller
-from services.fetch.names import base_name
+from services.fetch import base_name
 from services.files.cache import FileCache
 from services.files.kinds import Kind
 from services.files.storage import Found

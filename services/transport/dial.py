@@ -37,16 +37,24 @@ def dial(route: Route, tls: Tls, limits: Timeouts) -> Wire:
 
 
 def _dial(route: Route, tls: Tls, deadline: float) -> Wire:
+    wire = reach(route, tls, deadline, tunnel=not route.forwarded)
+    return tls.wrap(wire, route.host, deadline) if route.scheme == "https" else wire
+
+
+def reach(route: Route, tls: Tls, deadline: float, *, tunnel: bool) -> Wire:
+    """A connection to where `route` leads, without TLS of its own; OSError, TimeoutError.
+
+    Without a `tunnel` it ends at the HTTP proxy, if there is one.
+    """
+    proxy = route.proxy
     with ExitStack() as undo:
         wire = _connect(route, deadline)
         undo.callback(lambda: wire.close())
-        if route.proxy is not None and not route.proxy.socks:
-            if route.proxy.scheme == "https":
-                wire = tls.wrap(wire, route.proxy.host, deadline)
-            if route.scheme == "https":
-                _tunnel(wire, route, route.proxy, deadline)
-        if route.scheme == "https":
-            wire = tls.wrap(wire, route.host, deadline)
+        if proxy is not None and not proxy.socks:
+            if proxy.scheme == "https":
+                wire = tls.wrap(wire, proxy.host, deadline)
+            if tunnel:
+                _tunnel(wire, route, proxy, deadline)
         undo.pop_all()
         return wire
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import ssl
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from time import monotonic
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from urllib3.util.ssltransport import SSLTransport
 from urllib3.util.wait import wait_for_read, wait_for_write
@@ -79,6 +79,16 @@ def left(deadline: float) -> float:
     if seconds <= 0:
         raise TimeoutError("timed out")
     return seconds
+
+
+def shut(wire: Wire) -> None:
+    """Wake whoever reads or writes on `wire`, and tell the other side; from any thread."""
+    sock = cast(Any, wire)
+    if isinstance(sock, SSLTransport):
+        sock = sock.socket
+    with suppress(OSError):  # the other side was quicker
+        # not SSLSocket.shutdown, which forgets the session under the reader's hands
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _shake_hands(sock: ssl.SSLSocket, deadline: float) -> None:

@@ -8,7 +8,6 @@ and which socket to shut when it is given up.
 from __future__ import annotations
 
 import http.client
-import socket
 import threading
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.contrib.socks import SOCKSConnection
 
-from services.transport.tls import Tls
+from services.transport.tls import Tls, shut
 
 # Upstreams (scheme, host, port) whose connections are kept at the same time.
 MAX_UPSTREAMS = 64
@@ -118,14 +117,7 @@ class Watched(HTTPConnection):
         with self._guard:
             if self._holder is not holder:
                 return
-            sock = self._socket
-            if not isinstance(sock, socket.socket):
-                sock = sock.socket  # urllib3's TLS within TLS
-            try:
-                # Not SSLSocket.shutdown, which forgets the session under the reader's hands.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-            except OSError:
-                return  # the upstream was quicker
+            shut(self._socket)
 
 
 class _TlsConnection(Watched, HTTPSConnection):

@@ -8,7 +8,7 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cryptography import x509
@@ -85,6 +85,37 @@ class Server:
                 self._talk(connection, request)
                 if isinstance(connection, ssl.SSLSocket):
                     connection.unwrap()
+
+
+@contextlib.contextmanager
+def dripping(port: int, whole: int) -> Iterator[int]:
+    """A port that leads to `port`; after `whole` bytes the answer comes one byte at a time."""
+    ends = threading.Event()
+
+    def relay(near: socket.socket, far: socket.socket, drip: bool) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while data := near.recv(1 if drip and passed >= whole else 4096):
+                far.sendall(data)
+                passed += len(data)
+                if drip and passed > whole and ends.wait(0.02):
+                    return
+
+    def accept() -> None:
+        near, _ = listener.accept()
+        with near, socket.create_connection(("127.0.0.1", port)) as far:
+            back = threading.Thread(target=relay, args=(far, near, True))
+            back.start()
+            relay(near, far, False)
+            far.shutdown(socket.SHUT_RDWR)
+            back.join(10)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        ends.set()
+        thread.join(10)
 
 
 class Authority:

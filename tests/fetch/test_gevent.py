@@ -15,7 +15,7 @@ import pathlib, socket, sys, threading
 import gevent
 from services.core.errors import InvalidRequest
 from services.fetch import AllowList, Fetcher, Limits
-from tests_fetch_servers import Authority, Server, answer
+from tests_fetch_servers import Authority, Server, answer, dripping
 
 authority = Authority(pathlib.Path(sys.argv[1]))
 with Server(answer(b"x" * 500_000), authority.server_context("localhost")) as server:
@@ -57,13 +57,30 @@ assert ticks > 5, ticks  # other greenlets ran meanwhile
 dripper.join(5)
 assert dripper.dead
 
+context = authority.server_context("127.0.0.1")
+with Server(answer(bytes(500_000)), context) as server, dripping(server.port, 20_000) as port:
+    fetcher = Fetcher(
+        allow=AllowList([f"127.0.0.1:{port}"]),
+        tls=authority.client_context(),
+        limits=Limits(seconds=1.0),
+    )
+    before = ticks
+    try:
+        fetcher.fetch(f"https://127.0.0.1:{port}/")
+    except InvalidRequest as problem:
+        assert "too long" in problem.message, problem.message
+    else:
+        raise AssertionError("a dripping record came through")
+    assert ticks - before > 5
+    assert server.requests
+
 release = threading.Event()
 def resolver(host, port):
     release.wait(10)
     return ["1.1.1.1"]
 before = ticks
 try:
-    Fetcher(resolver=resolver, limits=Limits(seconds=0.3)).check("http://slow.example/")
+    Fetcher(resolver=resolver, limits=Limits(seconds=0.3)).fetch("http://slow.example/")
 except InvalidRequest as problem:
     assert "too long" in problem.message
 else:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from services.core.errors import InvalidRequest
 from services.fetch import AllowList, Fetcher
-from services.fetch.addresses import Address, is_public
-from services.fetch.urls import Target, parse_url
+from services.fetch.urls import Address, Target, is_public, parse_url
 
 from .servers import Server, answer
 
@@ -294,21 +293,36 @@ OPEN = [
 ]
 
 
+def dialled(url: str, *answers: str, allow: tuple[str, ...] = ()) -> list[str]:
+    """Which addresses a fetch of `url` dials, where its name stands for `answers`.
+
+    Each is refused, and so is what is closed before.
+    """
+    tried: list[str] = []
+
+    def dial(address: Address, port: int, seconds: float) -> socket.socket:
+        tried.append(f"{address} {port}")
+        raise ConnectionRefusedError
+
+    fetcher = Fetcher(allow=AllowList(allow), resolver=lambda host, port: answers, dial=dial)
+    with pytest.raises(InvalidRequest) as caught:
+        fetcher.fetch(url)
+    assert caught.value.code == ("url_fetch_failed" if tried else "invalid_url")
+    return tried
+
+
 @pytest.mark.parametrize("text", CLOSED)
 def test_closed_address_is_refused_as_literal_and_as_answer(text: str) -> None:
     literal = f"[{text}]" if ":" in text else text
-    fetcher = Fetcher(resolver=lambda host, port: [text])
     for host in (literal, "name.example"):
-        with pytest.raises(InvalidRequest):
-            fetcher.check(f"http://{host}/")
+        assert dialled(f"http://{host}/", text) == []
 
 
 @pytest.mark.parametrize("text", OPEN)
 def test_open_address_passes_as_literal_and_as_answer(text: str) -> None:
     literal = f"[{text}]" if ":" in text else text
-    fetcher = Fetcher(resolver=lambda host, port: [text])
     for host in (literal, "name.example"):
-        assert fetcher.check(f"http://{host}/") == f"http://{host}/"
+        assert dialled(f"http://{host}/", text) == [f"{text} 80"]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +345,7 @@ def test_open_address_passes_as_literal_and_as_answer(text: str) -> None:
     ],
 )
 def test_honest_url_is_brought_to_its_plain_form(url: str, plain: str) -> None:
-    assert Fetcher(resolver=lambda host, port: ["1.1.1.1"]).check(url) == plain
+    assert parse_url(url, AllowList()).url == plain
 
 
 def test_target_repr_hides_path_and_query() -> None:
@@ -372,12 +386,7 @@ def test_malformed_allow_list_entry_is_an_error_that_names_it(entry: str) -> Non
     ],
 )
 def test_allow_list_opens_what_it_names_and_no_more(entry: str, url: str, admitted: bool) -> None:
-    fetcher = Fetcher(allow=AllowList([entry]), resolver=lambda host, port: ["127.0.0.1"])
-    if admitted:
-        assert fetcher.check(url) == url
-    else:
-        with pytest.raises(InvalidRequest):
-            fetcher.check(url)
+    assert bool(dialled(url, "127.0.0.1", allow=(entry,))) == admitted
 
 
 _PIECES = st.sampled_from(

@@ -9,8 +9,7 @@ import msgspec
 from services.config import Settings
 from services.core.errors import InvalidRequest
 from services.core.requests import FilePart, ImagePart
-from services.fetch import AllowList, Fetched, Fetcher, Limits, decode_data_url
-from services.fetch.names import base_name
+from services.fetch import AllowList, Fetched, Fetcher, Limits, base_name, decode_data_url
 from services.media import INLINE_IMAGES, UNKNOWN, extension, measure_image
 
 _MEGABYTE = 1024 * 1024
