@@ -54,6 +54,7 @@ _CLOSED_V4 = tuple(
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
         *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16"),
         *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        *("161.26.0.0/16", "166.8.0.0/14"),  # inside IBM's cloud: its own services
     )
 )
 # Global unicast is 2000::/3 and nothing else: loopback, v4-mapped and v4-compatible, NAT64, unique
@@ -69,6 +70,20 @@ _CLOSED_V6 = tuple(
         "3fff::/20",
     )
 )
+_ISATAP = frozenset({0x5EFE, 0x0200_5EFE})
+# Where clouds tell a machine its secrets and take its orders, mostly at addresses that are closed
+# in any case. The operator's list opens none of these.
+_CLOUD = tuple(
+    ip_network(block)
+    for block in (
+        "168.63.129.16",  # Azure's wire server: an address like any other
+        "169.254.0.0/16",  # nearly all; Tencent, Scaleway and Amazon's ECS at other ends of it
+        "192.0.0.192",  # Oracle
+        *("100.100.100.200", "100.96.0.96", "100.80.80.80"),  # Alibaba, Volcengine, UCloud
+        *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"),  # Amazon, its EKS, Google
+        *("fd00:42::42", "fd00:a9fe:a9fe::1"),  # Scaleway, Linode
+    )
+)
 
 
 def is_public(address: Address) -> bool:
@@ -77,7 +92,17 @@ def is_public(address: Address) -> bool:
         return not any(address in block for block in _CLOSED_V4)
     if address.scope_id is not None or address not in _GLOBAL_V6:
         return False
+    if (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:  # carries an IPv4 address
+        return False
     return not any(address in block for block in _CLOSED_V6)
+
+
+def _is_cloud(address: Address) -> bool:
+    """Whether it is a cloud's own, also as NAT64, 6to4 and the like carry it."""
+    forms: list[Address] = [address]
+    if isinstance(address, IPv6Address) and not is_public(address):
+        forms += [IPv4Address(int(address) & 0xFFFF_FFFF), address.sixtofour or address]
+    return any(form in block for form in forms for block in _CLOUD)
 
 
 def parse_address(text: str) -> Address | None:
@@ -102,7 +127,8 @@ class AllowList:
     An entry is a network, an address or a host name, each with an optional port: `10.1.0.0/16`,
     `10.1.2.3:9000`, `10.1.0.0/16:9000`, `[fd00::/8]:8080`, `files.internal:9000`. Without a port
     it holds for 80 and 443. A network admits whatever name resolves into it; a host name admits
-    whatever that name resolves to. Raise ValueError for an entry that is none of these.
+    whatever that name resolves to; neither opens what clouds keep for their own machines. Raise
+    ValueError for an entry that is none of these.
     """
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
@@ -204,7 +230,9 @@ def join_redirect(base: Target, location: str, allow: AllowList) -> Target:
 def check_address(target: Target, address: Address, allow: AllowList) -> None:
     """Raise InvalidRequest unless `target` may be dialled at `address`."""
     open_to_all = target.port in WEB_PORTS and is_public(address)
-    if not (open_to_all or allow.admits(target.host, address, target.port)):
+    if not open_to_all and not allow.admits(target.host, address, target.port):
+        raise not_public()
+    if _is_cloud(address):
         raise not_public()
 
 
