@@ -179,7 +179,7 @@ def _view(operation: Operation, settings: Settings) -> Callable[..., Response]:
     def view(**values: Any) -> Response:
         if operation.body is not None:
             body = read_body(request, server.slow_body_timeout)
-            values["body"] = decode_json(body, operation.body, max_depth=server.max_json_depth)
+            values["body"] = decode_json(body, operation.body)
         if operation.query is not None:
             values["query"] = decode_query(request.args.to_dict(), operation.query)
         answer = msgspec.json.encode(operation.view(**values))

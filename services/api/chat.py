@@ -32,7 +32,7 @@ PATHS = ("/v1/chat/completions", "/v1/object/completions", "/proxies/v1/chat/com
 def blueprint(settings: Settings, gateway: Gateway, auth: Authenticator) -> Blueprint:
     """The chat routes."""
     server = settings.server
-    limits = RequestLimits(server.max_messages, server.max_json_depth)
+    limits = RequestLimits(server.max_messages)
     keep_alive = KeepAlive(server.keepalive, server.keepalive_interval)
     always_usage = server.stream_usage == "always"
     default_profile = profile_from(settings.bot_mode, settings.labels)

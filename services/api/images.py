@@ -123,7 +123,7 @@ def blueprint(
                 request.headers.get(profiles.HEADER) or admission.profile, default
             )
             body = read_body(request, server.slow_body_timeout)
-            image = decode_image_request(body, server.max_json_depth)
+            image = decode_image_request(body)
             chat = as_chat(image, settings.dalle_prompt_prefix)
             admission.permit(chat.model)
             base = partial(public_base, settings, request.environ)

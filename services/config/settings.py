@@ -98,7 +98,6 @@ class Server(Group, frozen=True, kw_only=True):
     total_timeout: Seconds = 3600.0
     max_body_mb: Megabytes = 32.0
     max_messages: Count = 4096
-    max_json_depth: Annotated[int, Meta(ge=1, le=512)] = 64
     graceful_timeout: Seconds = 30.0
     slow_body_timeout: Seconds = 30.0
     stream_usage: Literal["asked", "always"] = "asked"

@@ -39,7 +39,6 @@ class RequestLimits(msgspec.Struct, frozen=True):
     """How large a request may be."""
 
     max_messages: int = 4096
-    max_depth: int = 64
 
 
 class _ImageURL(msgspec.Struct):
@@ -149,7 +148,7 @@ def decode_chat_request(body: bytes, limits: RequestLimits) -> ChatRequest:
 
     Raises `InvalidRequest`, with `param`, for anything else.
     """
-    wire = decode_json(body, _Body, max_depth=limits.max_depth)
+    wire = decode_json(body, _Body)
     _check(wire, limits)
     return ChatRequest(
         model=wire.model,

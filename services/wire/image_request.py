@@ -54,12 +54,12 @@ class _Body(msgspec.Struct):
 msgspec.json.Decoder(_Body)
 
 
-def decode_image_request(body: bytes, max_depth: int) -> ImageRequest:
+def decode_image_request(body: bytes) -> ImageRequest:
     """An `ImageRequest` from a request body.
 
     Raises `InvalidRequest`, with `param`, for anything else.
     """
-    wire = decode_json(body, _Body, max_depth=max_depth)
+    wire = decode_json(body, _Body)
     _check_prompt(wire.prompt)
     n = 1 if wire.n is None else wire.n
     if not 1 <= n <= MAX_PICTURES:

@@ -265,7 +265,7 @@ def test_words_that_ban_a_channel_are_not_repeated(
         assert not any(w in message for w in ("credit", "balance", "permission", "已欠费"))
 
 
-@pytest.mark.parametrize("depth", [65, 1_000, 100_000])
+@pytest.mark.parametrize("depth", [1_000, 100_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
 def test_deep_nesting_is_refused(
     gateway: GatewayProcess, upstream: OpenAICompat, depth: int, opening: str, closing: str

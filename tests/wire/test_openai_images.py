@@ -127,7 +127,7 @@ def drawn(*urls: str, text: str = "Here is it.", prompt: str | None = None) -> T
 
 
 def decoded(**fields: Any) -> ImageRequest:
-    return decode_image_request(json.dumps({"prompt": "an otter", **fields}).encode(), 64)
+    return decode_image_request(json.dumps({"prompt": "an otter", **fields}).encode())
 
 
 # the request
@@ -182,14 +182,14 @@ def test_a_bad_field_is_named(fields: dict[str, Any], param: str, code: str) -> 
 
 def test_a_missing_prompt_is_named() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        decode_image_request(b"{}", 64)
+        decode_image_request(b"{}")
     assert (caught.value.param, caught.value.code) == ("prompt", "missing_required_parameter")
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"prompt":', b"\xff", b"[" * 1000])
 def test_what_is_no_request_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        decode_image_request(body, 64)
+        decode_image_request(body)
 
 
 def test_the_chat_turn_has_prefix_prompt_and_size() -> None:
