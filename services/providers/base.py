@@ -123,33 +123,53 @@ class Provider(ABC):
         """
 
 
-def read_answer(
-    exchange: Exchange,
-    check: Callable[[Exchange], GatewayError | None],
-    feed: Callable[[bytes], Iterable[Event]],
-    end: Callable[[], Iterable[Event]],
-    is_done: Callable[[], bool] = lambda: False,
-) -> Events:
-    """Drive one exchange: `check` its status and headers once, `feed` it what arrives, `end` it
-    at the end, or at the first silence once it `is_done`.
+class Reader(Protocol):
+    """Turns the body of one answer into events. `done`: the upstream's own end mark has come."""
 
-    `check` may read the body of a refusal; what it returns is raised. Events that `feed` or `end`
-    yields before it fails are passed on before the failure is.
+    @property
+    def done(self) -> bool: ...
+
+    def feed(self, data: bytes, batch: list[Event]) -> None:
+        """Add the events that `data` completes to `batch`. Raises `GatewayError`."""
+        ...
+
+    def end(self, batch: list[Event]) -> None:
+        """The body is complete: add what is left. Raises `GatewayError`."""
+        ...
+
+
+def read_answer(open: Callable[[], Exchange], begin: Callable[[Exchange], Reader]) -> Events:
+    """Drive one exchange, which `open` begins: `begin` looks at its status and headers, once, and
+    gives the reader of its body, or raises what the caller is told.
+
+    What a reader has added to a batch before it fails is passed on before the failure is. An
+    answer that is `done` ends at the first silence, for upstreams that leave the connection open.
     """
+    exchange = open()
     try:
         while not exchange.wait(TICK):
             yield SILENCE
-        refusal = check(exchange)
-        if refusal is not None:
-            raise refusal
-        while (data := exchange.read(TICK)) != b"":
-            if data is not None:
-                yield from _batch(feed(data))
-            elif is_done():
-                break
-            else:
-                yield SILENCE
-        yield from _batch(end())
+        reader = begin(exchange)
+        read, feed = exchange.read, reader.feed
+        data: bytes | None = None
+        while data != b"":
+            data = read(TICK)
+            if data is None:
+                if not reader.done:
+                    yield SILENCE
+                    continue
+                data = b""
+            batch: list[Event] = []
+            try:
+                if data:
+                    feed(data, batch)
+                else:
+                    reader.end(batch)
+            except GatewayError:
+                if batch:
+                    yield batch
+                raise
+            yield batch
     finally:
         exchange.close()
 
@@ -160,14 +180,3 @@ def refusal_body(exchange: Exchange) -> bytes:
         return exchange.read_all(MAX_ERROR_BODY)
     except UpstreamError:
         return b""
-
-
-def _batch(events: Iterable[Event]) -> Events:
-    batch: list[Event] = []
-    try:
-        batch.extend(events)
-    except GatewayError:
-        if batch:
-            yield batch
-        raise
-    yield batch

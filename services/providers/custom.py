@@ -14,19 +14,18 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from services.config.account_setting import AccountSetting
-from services.core.errors import GatewayError
-from services.core.events import Event, Events
+from services.core.events import Events
 from services.core.models import Credential, ModelCard, Secret
 from services.core.requests import ChatRequest
 from services.providers.base import (
-    MAX_REPLY_BODY,
     Provider,
     ProviderContext,
+    Reader,
     Route,
     read_answer,
     refusal_body,
 )
-from services.providers.openai_compat import ChatStream, completion_events
+from services.providers.openai_compat import ChatStream, WholeAnswer
 from services.providers.openai_messages import message_objects
 from services.providers.refusals import not_an_answer, refusal
 from services.transport import Exchange, Transport, UpstreamRequest
@@ -92,71 +91,26 @@ class Custom(Provider):
 
     def stream(self, request: ChatRequest, route: Route, credential: Credential) -> Events:
         upstream = self._upstreams[route.key]
-        exchange = self._transport.open(
-            UpstreamRequest(
-                "POST",
-                upstream.base_url.rstrip("/") + "/chat/completions",
-                _headers(request, credential),
-                _body(request, route.upstream_model, upstream.stream_usage),
-            ),
-            proxy=upstream.proxy,
+        asked = UpstreamRequest(
+            "POST",
+            upstream.base_url.rstrip("/") + "/chat/completions",
+            _headers(request, credential),
+            _body(request, route.upstream_model, upstream.stream_usage),
         )
-        answer = _StreamAnswer(credential) if request.stream else _WholeAnswer(credential)
 
-        def check(exchange: Exchange) -> GatewayError | None:
+        def begin(exchange: Exchange) -> Reader:
             if exchange.status >= 400:
                 body = refusal_body(exchange)
-                return refusal(exchange.status, exchange.headers, body, credential)
-            return answer.check(exchange.headers.get("content-type", "").lower())
+                raise refusal(exchange.status, exchange.headers, body, credential)
+            kind = exchange.headers.get("content-type", "").lower()
+            if kind.startswith("text/html"):
+                raise not_an_answer(kind)
+            # some servers answer a stream request with one JSON object all the same
+            if request.stream and not kind.startswith("application/json"):
+                return ChatStream(credential)
+            return WholeAnswer(credential)
 
-        yield from read_answer(exchange, check, answer.feed, answer.end, answer.is_done)
-
-
-class _WholeAnswer:
-    """An answer that is one JSON object."""
-
-    def __init__(self, credential: Credential) -> None:
-        self._credential = credential
-        self._body = bytearray()
-
-    def check(self, content_type: str) -> GatewayError | None:
-        return not_an_answer(content_type) if content_type.startswith("text/html") else None
-
-    def feed(self, data: bytes) -> list[Event]:
-        self._body += data
-        if len(self._body) > MAX_REPLY_BODY:
-            raise not_an_answer(f"more than {MAX_REPLY_BODY} bytes")
-        return []
-
-    def end(self) -> list[Event]:
-        return completion_events(bytes(self._body), self._credential)
-
-    def is_done(self) -> bool:
-        return False
-
-
-class _StreamAnswer:
-    """A streamed answer; some servers answer a stream request with one JSON object all the same."""
-
-    def __init__(self, credential: Credential) -> None:
-        self._credential = credential
-        self._reader: ChatStream | _WholeAnswer = ChatStream(credential)
-
-    def check(self, content_type: str) -> GatewayError | None:
-        if content_type.startswith("application/json"):
-            self._reader = _WholeAnswer(self._credential)
-            return None
-        return not_an_answer(content_type) if content_type.startswith("text/html") else None
-
-    def feed(self, data: bytes) -> Iterable[Event]:
-        return self._reader.feed(data)
-
-    def end(self) -> Iterable[Event]:
-        return self._reader.end()
-
-    def is_done(self) -> bool:
-        """Whether the end mark has come; some servers leave the connection open after it."""
-        return self._reader.is_done()
+        return read_answer(lambda: self._transport.open(asked, proxy=upstream.proxy), begin)
 
 
 def _route(upstream: Upstream, model: str) -> Route:

@@ -7,8 +7,8 @@ generic path, where what we do not know becomes `Extra`. A finish reason is an e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
@@ -24,6 +24,7 @@ from services.core.events import (
     Usage,
 )
 from services.core.models import Credential
+from services.providers.base import MAX_REPLY_BODY
 from services.providers.framing import SSEDecoder
 from services.providers.refusals import error_in_answer
 
@@ -67,9 +68,36 @@ class _Chunk(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     service_tier: str | None = None
 
 
+class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    content: str
+    role: str | None = None
+    refusal: None = None
+
+
+class _PlainChoice(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    message: _Message
+    finish_reason: Literal["stop", "length"]
+    index: Literal[0] = 0
+    logprobs: None = None
+
+
+class _Completion(msgspec.Struct, forbid_unknown_fields=True):
+    """A completion that carries nothing but text."""
+
+    choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1, max_length=1)]
+    id: str | None = None
+    object: str | None = None
+    created: float | None = None
+    model: str | None = None
+    usage: dict[str, Any] | None = None
+    system_fingerprint: str | None = None
+    service_tier: str | None = None
+
+
 NO_CREDENTIAL = Credential()
 
 _decode_plain = msgspec.json.Decoder(_Chunk).decode
+_decode_completion = msgspec.json.Decoder(_Completion).decode
 _decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -82,30 +110,23 @@ class ChatStream:
     def __init__(self, credential: Credential = NO_CREDENTIAL) -> None:
         self._frames = SSEDecoder()
         self._state = _Answer(credential)
-        self._done = False
+        self.done = False
 
-    def feed(self, data: bytes) -> Iterator[Event]:
+    def feed(self, data: bytes, batch: list[Event]) -> None:
+        """Add the events that `data` completes to `batch`."""
         for frame in self._frames.feed(data):
-            batch: list[Event] = []
             self._frame(frame, batch)
-            yield from batch
 
-    def end(self) -> Iterator[Event]:
-        """The last events. Raises `ProtocolError` if the upstream gave no end mark."""
+    def end(self, batch: list[Event]) -> None:
+        """Add the last events. Raises `ProtocolError` if the upstream gave no end mark."""
         for frame in self._frames.finish():
-            batch: list[Event] = []
             self._frame(frame, batch)
-            yield from batch
         if not self._state.finished:
             raise ProtocolError("the upstream's answer stopped before its end")
 
-    def is_done(self) -> bool:
-        """Whether `[DONE]` has come."""
-        return self._done
-
     def _frame(self, frame: bytes, batch: list[Event]) -> None:
         if frame == b"[DONE]":
-            self._done = True
+            self.done = True
             self._state.done(batch)
             return
         try:
@@ -129,11 +150,48 @@ class ChatStream:
             self._state.add(_object(frame, "a chunk that is not a JSON object"), "delta", batch)
 
 
+class WholeAnswer:
+    """Decode one answer that is a `chat.completion`; see `ChatStream`."""
+
+    done = False
+
+    def __init__(self, credential: Credential = NO_CREDENTIAL) -> None:
+        self._credential = credential
+        self._body: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes, batch: list[Event]) -> None:
+        self._body.append(data)
+        self._size += len(data)
+        if self._size > MAX_REPLY_BODY:
+            raise ProtocolError(f"the upstream answered with more than {MAX_REPLY_BODY} bytes")
+
+    def end(self, batch: list[Event]) -> None:
+        batch += completion_events(b"".join(self._body), self._credential)
+
+
 def completion_events(body: bytes, credential: Credential = NO_CREDENTIAL) -> list[Event]:
     """The events of a whole `chat.completion`.
 
     Raises `ProtocolError` if it is none, or an error in disguise.
     """
+    try:
+        plain = _decode_completion(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _unusual_completion(body, credential)
+    [choice] = plain.choices
+    said: list[Event] = [Text(choice.message.content)] if choice.message.content else []
+    constants = {"system_fingerprint": plain.system_fingerprint, "service_tier": plain.service_tier}
+    if any(constants.values()):
+        said.insert(0, Extra("chunk", {k: v for k, v in constants.items() if v is not None}))
+    said.append(Finish(choice.finish_reason))
+    if plain.usage:
+        said.append(usage_event(plain.usage))
+    return said
+
+
+def _unusual_completion(body: bytes, credential: Credential) -> list[Event]:
+    """One with more than a text."""
     answer = _object(body, "an answer that is not a JSON object")
     batch: list[Event] = []
     state = _Answer(credential)

@@ -23,7 +23,7 @@ from services.core.events import (
     WireEvent,
 )
 from services.wire import errors
-from services.wire.sse import DONE, json_pieces
+from services.wire.sse import DONE, MAX_VALUE, json_pieces
 
 _encode = msgspec.json.Encoder().encode
 _NO_FINISH = b'},"logprobs":null,"finish_reason":null}]'
@@ -86,8 +86,12 @@ class ChatChunks:
             if type(event) is Text and not event.index and event.logprobs is None:
                 if 0 not in self._opened:
                     out.append(self.open(0))
-                for piece in json_pieces(event.text):
-                    out += (prefix, piece, suffix)
+                literal = _encode(event.text)
+                if len(literal) <= MAX_VALUE:
+                    out += (prefix, literal, suffix)
+                else:
+                    for piece in json_pieces(event.text):
+                        out += (prefix, piece, suffix)
             else:
                 self._encode_rare(event, out)
                 prefix, suffix = self._text

@@ -27,9 +27,11 @@ def delta(index: int = 0, finish: str | None = None, **fields: Any) -> dict[str,
 
 
 def read(*pieces: bytes) -> list[Event]:
-    stream = ChatStream()
-    told = [event for piece in pieces for event in stream.feed(piece)]
-    return told + list(stream.end())
+    stream, told = ChatStream(), []
+    for piece in pieces:
+        stream.feed(piece, told)
+    stream.end(told)
+    return told
 
 
 def whole(message: Any, finish: str | None = "stop", **fields: Any) -> list[Event]:
@@ -95,9 +97,8 @@ def test_every_cut_keeps_what_came_whole() -> None:
     stream, told = ChatStream(), []
     with pytest.raises(ProtocolError):
         for piece in (ANSWER[: ANSWER.index(b"tool_calls")], b"{broken\n\n"):
-            for event in stream.feed(piece):
-                told.append(event)
-        list(stream.end())
+            stream.feed(piece, told)
+        stream.end(told)
     assert folded([told])["Text", 0] == expected
 
 
@@ -179,10 +180,8 @@ def test_whole_answer_without_a_choice_is_a_protocol_error(body: bytes) -> None:
 def test_error_beside_a_chunk_is_raised_after_what_came() -> None:
     stream, told = ChatStream(), []
     with pytest.raises(UpstreamError, match="it broke"):
-        for event in stream.feed(
-            frame(delta(content="Hi")) + frame({"error": {"message": "it broke"}}) + DONE
-        ):
-            told.append(event)
+        broken = frame(delta(content="Hi")) + frame({"error": {"message": "it broke"}}) + DONE
+        stream.feed(broken, told)
     assert told == [Text("Hi")]
 
 
