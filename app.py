@@ -13,7 +13,6 @@ from services.api.auth import Authenticator
 from services.api.edge import Edge
 from services.api.paths import LenientPaths
 from services.background import BackgroundQueue
-from services.cache import StoreCache
 from services.config import Settings
 from services.files import (
     Adopter,
@@ -32,7 +31,7 @@ from services.providers.base import ProviderContext
 from services.providers.registry import Registry
 from services.reload import SERVING, Lasting, Serving
 from services.schedule import Schedule
-from services.store import Store
+from services.store import Store, StoreCache
 
 MEGABYTE = 1024 * 1024
 REFRESHING = "backend_api"

@@ -11,8 +11,7 @@ import time
 from collections import deque
 
 from services.core.models import CallLimit
-from services.scripts import Call, StoreScript, run_scripts
-from services.store import Store, StoreAway
+from services.store import ScriptCall, Store, StoreAway, StoreScript
 
 MINUTE = 60.0
 SHORTEST_WAIT = 0.05
@@ -37,17 +36,17 @@ class StoreRateGate:
         if self._use_paid(limit):
             return None
         try:
-            [wait] = run_scripts(self._store, [self.call(limit)])
+            [wait] = self._store.run_scripts([self.call(limit)])
         except StoreAway:
             return self._alone.take(limit)
         return max(SHORTEST_WAIT, wait / 1000) if wait else None
 
-    def call(self, limit: CallLimit, refusal: str = "") -> Call:
+    def call(self, limit: CallLimit, refusal: str = "") -> ScriptCall:
         """The script that takes a place, unless the key `refusal` is there; answers 0, or the
         milliseconds until there is one.
         """
         names = [calls_key(self._store, limit), refusal or calls_key(self._store, _NOBODY)]
-        return Call(_PLACE, names, [limit.per_minute])
+        return ScriptCall(_PLACE, names, [limit.per_minute])
 
     def pay(self, limit: CallLimit) -> None:
         """A place has been taken for a call that comes now."""

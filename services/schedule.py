@@ -16,8 +16,7 @@ from collections.abc import Callable
 import msgspec
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from services.scripts import StoreScript
-from services.store import Store, StoreAway
+from services.store import Store, StoreAway, StoreScript
 
 log = logging.getLogger(__name__)
 
@@ -115,4 +114,4 @@ class Schedule:
         now = self._clock()
         arguments = (now, now + length, max(1, int(length * 1000)))
         name = self._store.key("job", job.name)
-        return bool(_TAKE.run(self._store, [name], arguments))
+        return bool(self._store.run_script(_TAKE, [name], arguments))

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from services import cache as module
 from services import embedded_store
-from services.cache import LOCAL_ENTRIES, StoreCache
+from services import store as module
 from services.embedded_store import EmbeddedStore
-from services.store import Store
+from services.store import LOCAL_ENTRIES, Store, StoreCache
 from tests.gateway import wait_for
 
 

@@ -23,13 +23,12 @@ from urllib.parse import unquote
 
 import psutil
 import pytest
-from redis.exceptions import ResponseError
 
 from services import config, embedded_store, store_supervisor
 from services.config import Settings
 from services.core.models import Secret
 from services.embedded_store import EmbeddedStore, StoreStartError
-from services.store import Store, StoreAway
+from services.store import ASK_AGAIN, ScriptCall, Store, StoreAway, StoreScript
 from tests.gateway import ROOT, free_port, wait_for
 
 SERVICE = """
@@ -313,7 +312,6 @@ class TestStore:
         try:
             wait_for(lambda: is_ok(store))
             assert outcome(store) == "ok"
-            assert store.status.server.startswith("valkey 9")
         finally:
             store.close()
             running.stop()
@@ -343,21 +341,20 @@ class TestStore:
             assert outcomes == ["no answer in time"] * 25
             assert time.monotonic() - began < 4.0  # one by one it would be 10 s
 
-    def test_back_off_grows_and_only_one_caller_asks(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    def test_nobody_waits_for_a_store_that_is_away_and_one_warning_is_enough(
+        self, server: EmbeddedStore, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
-        store = Store(f"redis://127.0.0.1:{free_port()}/0", timeout=0.2)
-        with pytest.raises(StoreAway):
-            store.ping()
-        since = store.status.since
-        waits = []
-        for _ in range(6):
-            waits.append(store._retry_at - time.monotonic())
-            store._retry_at = 0.0  # as if the time had passed
-            assert outcome(store) == "connection refused"
-        assert [round(wait) for wait in waits] == [1, 2, 4, 8, 15, 15]
-        assert store.status.since == since
-        assert said(caplog, "store away") == 1
+        with stopped(server_pid(store)):
+            assert outcome(store) == "no answer in time"
+            since, deadline, waits = store.status.since, time.monotonic() + 4, []
+            while time.monotonic() < deadline:  # while it is asked whether it is back
+                began = time.monotonic()
+                assert outcome(store) == "no answer in time"
+                waits.append(time.monotonic() - began)
+            assert max(waits) < 0.3
+            assert store.status.since == since
+        wait_for(lambda: outcome(store) == "ok", 10, "recovery by itself")
+        assert (said(caplog, "store away"), said(caplog, "store back")) == (1, 1)
 
     def test_server_that_takes_no_writes_is_away_until_it_does(
         self, server: EmbeddedStore, store: Store, caplog: pytest.LogCaptureFixture
@@ -366,18 +363,51 @@ class TestStore:
         admin.config_set("maxmemory", 1)
         with pytest.raises(StoreAway, match="it is out of memory"):
             store.pipeline(lambda p: p.set("x", b"1"))
-        store._retry_at = 0.0  # as if the time had passed
         assert outcome(store) == "it is out of memory"  # though this one only reads
+        time.sleep(1.5 * ASK_AGAIN)
+        assert outcome(store) == "it is out of memory"
         admin.config_set("maxmemory", 0)
         wait_for(lambda: is_ok(store))
         assert (said(caplog, "store away"), said(caplog, "store back")) == (1, 1)
         admin.close()
 
-    def test_wrong_call_is_the_callers_own_and_the_store_stays(self, store: Store) -> None:
+    def test_wrong_call_fails_alone_and_the_store_stays(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
         store.run(lambda c: c.set("text", b"1"))
-        with pytest.raises(ResponseError, match="WRONGTYPE"):
-            store.run(lambda c: c.hget("text", "field"))
-        assert store.status.state == "ok"
+        for operation in (
+            lambda: store.run(lambda c: c.hget("text", "field")),
+            lambda: store.pipeline(lambda p: p.hget("text", "field")),
+            lambda: store.run_script(StoreScript("return redis.call('HGET', 'text', 'f')"), []),
+        ):
+            with pytest.raises(StoreAway, match="it answered WRONGTYPE"):
+                operation()
+            assert outcome(store) == "ok"
+        assert said(caplog, "store call failed reason='it answered WRONGTYPE'") == 3
+        assert said(caplog, "store away") == 0
+
+    def test_slow_answer_fails_one_call_and_the_store_stays(
+        self, server: EmbeddedStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with contextlib.closing(Store(server.url, timeout=1.0)) as store:
+            pid = server_pid(store)
+            os.kill(pid, signal.SIGSTOP)
+            busy = threading.Timer(1.5, os.kill, (pid, signal.SIGCONT))
+            busy.start()
+            assert outcome(store) == "no answer in time"
+            busy.join()
+            assert outcome(store) == "ok"
+        assert said(caplog, "store call failed reason='no answer in time'") == 1
+        assert said(caplog, "store away") == 0
+
+    def test_scripts_run_again_after_the_server_has_forgotten_them(self, store: Store) -> None:
+        calls = [ScriptCall(StoreScript(f"return {n} + ARGV[1]"), [], [5]) for n in (1, 2, 3)]
+        assert store.run_scripts(calls[1:2]) == [7]
+        assert store.run_scripts(calls) == [6, 7, 8]
+        store.run(lambda c: c.script_flush())
+        assert store.run_scripts(calls) == [6, 7, 8]
+        [stats] = store.pipeline(lambda p: p.info("commandstats"))
+        assert stats["cmdstat_evalsha"]["failed_calls"] == 1 + 2 + 3
 
     def test_pipeline_answers_in_order_and_keys_have_the_namespace(
         self, server: EmbeddedStore
@@ -450,7 +480,7 @@ class TestSecrets:
         store.run(lambda c: c.config_set("requirepass", "the-right-one"))
         locked = Store(f"{server.url}?username=somebody&password=the-wrong-one")
         with pytest.raises(StoreAway) as caught:
-            locked.ping()
+            locked.run(lambda c: c.ping())
         told = "".join(traceback.format_exception(caught.value))
         told += caplog.text + repr(locked.status) + repr(locked) + repr(locked.client)
         assert "it refuses our user or password" in told

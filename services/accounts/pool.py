@@ -23,8 +23,7 @@ from services.config.account_setting import AccountSetting
 from services.core.errors import GatewayError, RateLimited, Unavailable
 from services.core.models import CallLimit, Secret
 from services.rate_gate import calls_key
-from services.scripts import Call, StoreScript, run_scripts
-from services.store import Store, StoreAway
+from services.store import ScriptCall, Store, StoreAway, StoreScript
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ class Admission(Protocol):
         """A key that is in the store, for a moment, if `calls` refuse the request."""
         ...
 
-    def calls(self) -> Sequence[Call]:
+    def calls(self) -> Sequence[ScriptCall]:
         """What to ask the store; nothing for a request that is admitted already."""
         ...
 
@@ -136,7 +135,7 @@ class Admission(Protocol):
 
 
 def ask_store(
-    store: Store, admission: Admission | None, further: Sequence[Call] = ()
+    store: Store, admission: Admission | None, further: Sequence[ScriptCall] = ()
 ) -> list[Any] | None:
     """The answers to `further`, or None while the store is away; asked together with what
     `admission` needs, in one round trip.
@@ -146,7 +145,7 @@ def ask_store(
     """
     asked = admission.calls() if admission is not None else ()
     try:
-        answers = run_scripts(store, [*asked, *further])
+        answers = store.run_scripts([*asked, *further])
     except StoreAway as away:
         if admission is not None:
             admission.unanswered(away)
@@ -248,7 +247,7 @@ class Pool:
         self._alone.strike(name, fault, now + (LADDER[1] if rest is None else rest))
         told = "" if rest is None else rest
         arguments = (name, fault, now, lease.began, told, FIRST_RUNG[fault], *LADDER)
-        self._told(lambda: _STRIKE.run(self._store, [self._name("states")], arguments))
+        self._told(lambda: self._store.run_script(_STRIKE, [self._name("states")], arguments))
 
     def succeeded(self, lease: Lease) -> None:
         """The account has answered: nothing is held against it any more."""
@@ -335,7 +334,7 @@ class Pool:
         conversation: str,
         limits: Mapping[str, CallLimit],
         refusal: str,
-    ) -> Call:
+    ) -> ScriptCall:
         """lease.lua for these accounts; all keys of a pool lie in one slot of a cluster."""
         names = [self._name("states"), self._name("passes"), self._sticky(conversation)]
         names.append(refusal or self._name("refused", "-"))
@@ -346,7 +345,7 @@ class Pool:
             calls = calls_key(self._store, limits.get(account.id, _UNLIMITED))
             names += [self._name("open", account.id), calls]
             arguments += [account.id, account.weight, account.concurrent]
-        return Call(_LEASE, names, arguments)
+        return ScriptCall(_LEASE, names, arguments)
 
     def _states(self) -> dict[str, AccountState]:
         """How each account stands now."""

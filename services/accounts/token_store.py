@@ -16,8 +16,7 @@ from redis.client import Pipeline
 from services.accounts.token_endpoint import Granted, Reason, TokenFailure
 from services.accounts.vault import Vault
 from services.core.models import Secret
-from services.scripts import StoreScript
-from services.store import Store
+from services.store import Store, StoreScript
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +138,7 @@ class TokenStore:
     def release(self, digest: str, owner: str) -> None:
         """Give the lock back, unless it has passed to somebody else."""
         name = self._name(digest, "lock")
-        _RELEASE.run(self._store, [name], [owner])
+        self._store.run_script(_RELEASE, [name], [owner])
 
     def save(
         self,

@@ -13,8 +13,7 @@ from services.core.models import Credential
 from services.core.requests import ChatRequest
 from services.keys.ledger import NOBODY, Outcome, Turn
 from services.keys.records import KeyRecord
-from services.scripts import Call
-from services.store import StoreAway
+from services.store import ScriptCall, StoreAway
 
 if TYPE_CHECKING:
     from services.keys.gatekeeper import Gatekeeper
@@ -85,7 +84,7 @@ class Admission:
         """The key that tells later scripts of the same round trip that this request is refused."""
         return "" if self.counted else self._gatekeeper.refusal(self)
 
-    def calls(self) -> Sequence[Call]:
+    def calls(self) -> Sequence[ScriptCall]:
         """What to ask the store before the request goes upstream, if anything."""
         return () if self.counted else (self._gatekeeper.admitting(self),)
 

@@ -18,8 +18,7 @@ from services.keys.records import PREFIX, KeyRecord, Vault, digest_of
 from services.keys.standing import Verdict, headers, too_many
 from services.keys.store_limiter import LEASE_SECONDS, StoreLimiter
 from services.keys.ticker import Ticker
-from services.scripts import Call, run_scripts
-from services.store import Store, StoreAway
+from services.store import ScriptCall, Store, StoreAway
 
 
 class Gatekeeper:
@@ -78,7 +77,7 @@ class Gatekeeper:
             return self._let_in(Admission(self, known.record, digest))
         return self._let_in(Admission(self, known.record, digest, self._new_lease(), counted=False))
 
-    def admitting(self, admission: Admission) -> Call:
+    def admitting(self, admission: Admission) -> ScriptCall:
         """The question whether a request that is not counted yet has its place."""
         return self._limiter.admitting(admission.digest, admission.lease)
 
@@ -149,7 +148,7 @@ class Gatekeeper:
     def _count(self, digest: bytes) -> Admission:
         admission = Admission(self, None, digest, self._new_lease(), counted=False)
         try:
-            [answer] = run_scripts(self._store, [self.admitting(admission)])
+            [answer] = self._store.run_scripts([self.admitting(admission)])
         except StoreAway as exc:
             self.judge_alone(admission, exc)
         else:

@@ -11,8 +11,7 @@ from typing import Any
 
 from services.keys.records import Limits
 from services.keys.standing import Standing, Verdict
-from services.scripts import Call, StoreScript, run_scripts
-from services.store import Store
+from services.store import ScriptCall, Store, StoreScript
 
 LEASE_SECONDS = 60.0
 """How long the place of a request lasts if its worker dies; renewed while that lives."""
@@ -25,12 +24,12 @@ class StoreLimiter:
         self._store = store
         self._lease = int(lease_seconds * 1000)
 
-    def admitting(self, digest: bytes, lease: str) -> Call:
+    def admitting(self, digest: bytes, lease: str) -> ScriptCall:
         """The script that takes a place under all limits of the key, as `lease`; `verdict` reads
         its answer. It leaves a key at `refusal` for a moment if the request is not let in.
         """
         names = [key_name(self._store, digest, part) for part in _PARTS]
-        return Call(_ADMIT, [*names, self.refusal(digest, lease)], [lease, self._lease])
+        return ScriptCall(_ADMIT, [*names, self.refusal(digest, lease)], [lease, self._lease])
 
     def refusal(self, digest: bytes, lease: str) -> str:
         """Where it is noted for a moment that a request is refused."""
@@ -50,15 +49,15 @@ class StoreLimiter:
         """Give the place back and count the answer's tokens."""
         names = [key_name(self._store, digest, part) for part in ("state", "tokens", "leases")]
         flags = (int(limits.tokens_per_minute is not None), int(limits.tokens_per_day is not None))
-        _SETTLE.run(self._store, names, (lease, tokens, *flags))
+        self._store.run_script(_SETTLE, names, (lease, tokens, *flags))
 
     def renew(self, leases: Mapping[str, bytes]) -> None:
         """Keep the places of requests that are still under way: their keys' digests by lease."""
         calls = [
-            Call(_RENEW, [key_name(self._store, digest, "leases")], (lease, self._lease))
+            ScriptCall(_RENEW, [key_name(self._store, digest, "leases")], (lease, self._lease))
             for lease, digest in leases.items()
         ]
-        run_scripts(self._store, calls)
+        self._store.run_scripts(calls)
 
 
 _ADMIT = StoreScript.beside(__file__, "admit.lua")

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from services.core.errors import InvalidRequest, Unavailable
-from services.scripts import StoreScript
-from services.store import Store, StoreAway
+from services.store import Store, StoreAway, StoreScript
 
 KEPT_DAYS = 90
 _SEPARATOR = "\x1f"
@@ -73,7 +72,7 @@ class UsageBook:
         values: list[Any] = [(KEPT_DAYS + 1) * 86_400]
         for bucket, number in counts.items():
             values += [_SEPARATOR.join(bucket), number]
-        _COUNT.run(self._store, names, values)
+        self._store.run_script(_COUNT, names, values)
 
     def rows(self, query: UsageQuery) -> list[UsageRow]:
         """Sums for each group that has any, in order. Raises `InvalidRequest`, `Unavailable`."""

@@ -44,6 +44,7 @@ class Lasting:
     def __init__(self, settings: Settings) -> None:
         """Raises `VaultError` and, for a store's URL that cannot be, `ValueError`."""
         self.store = Store.from_settings(settings)
+        self.store.probe()  # the log says at the start why it is away
         self.vault = open_vault(settings.server.folder, settings.store.secret_key)
         self.background = BackgroundQueue()
         self.metrics = Metrics(

@@ -9,14 +9,13 @@ import pytest
 
 from emulators.backend_api import BackendApi as Upstream
 from services.background import BackgroundQueue
-from services.cache import StoreCache
 from services.config import Settings
 from services.core.errors import ProtocolError, RateLimited, UpstreamRefused
 from services.core.requests import ChatRequest, Message
 from services.providers.backend_api import BackendApiSettings, build
 from services.providers.base import Provider, ProviderContext
 from services.rate_gate import StoreRateGate
-from services.store import Store
+from services.store import Store, StoreCache
 from services.transport import Transport
 
 from .provider_contract import ProviderContract

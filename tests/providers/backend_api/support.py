@@ -16,7 +16,6 @@ import msgspec
 from emulators.backend_api import BackendApi as Upstream
 from services import transport
 from services.background import BackgroundQueue
-from services.cache import StoreCache
 from services.config import Server, Settings
 from services.core.errors import GatewayError
 from services.core.events import (
@@ -36,7 +35,7 @@ from services.pipeline.render import render
 from services.providers.backend_api import BackendApi, BackendApiSettings, build
 from services.providers.base import ProviderContext
 from services.rate_gate import StoreRateGate
-from services.store import Store
+from services.store import Store, StoreCache
 
 PATIENCE = 10.0
 UNHURRIED = BackendApiSettings(calls_per_minute=0)
