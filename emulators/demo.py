@@ -74,6 +74,7 @@ def start_demo(root: Path, environ: MutableMapping[str, str]) -> Demo:
     except DemoError as exc:
         why_not = str(exc)
     settings: dict[str, Any] = {"log_level": "INFO", "providers": {"custom": custom}}
+    settings["auth"] = {"anonymous": not environ.get("AUTH_KEYS")}
     if web is not None:
         # a variable, since it wins over a real upstream's in .env, which must not get this token
         environ["UPSTREAM_BASE_URL"] = web.said(_LISTENING, deadline)

@@ -21,6 +21,7 @@ from services.config import (
     load_here,
     passthrough_enabled,
 )
+from services.config.account_setting import AccountSetting
 from services.core.models import Secret
 
 LONG_KEY = "sk-9f27ab41c0de5583"
@@ -85,7 +86,14 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
 
 
-PROVIDERS: dict[str, type] = {"vendor": Vendor, "custom": list[Upstream]}
+class Pooled(msgspec.Struct, frozen=True, kw_only=True):
+    """Stands in for a provider with accounts."""
+
+    accounts: tuple[AccountSetting, ...] = ()
+    accounts_file: str = ""
+
+
+PROVIDERS: dict[str, type] = {"vendor": Vendor, "custom": list[Upstream], "pooled": Pooled}
 
 Write = Callable[[Any], Path]
 
@@ -530,6 +538,39 @@ def test_weak_key_on_an_open_address_is_refused(key: str) -> None:
     assert key not in objection
     (objection,) = check_exposure(settings_at("0.0.0.0", LONG_KEY, admin=key))
     assert "auth.admin_key" in objection
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        {"vendor": {"api_key": LONG_KEY}},
+        {"custom": [{"prefix": "a", "base_url": "https://a.example.com", "api_key": LONG_KEY}]},
+        {"pooled": {"accounts": [LONG_KEY]}},
+        {"pooled": {"accounts_file": "/srv/accounts"}},
+    ],
+)
+def test_credentials_of_the_operators_end_the_passthrough_of_loopback_and_ask_for_a_key(
+    write: Write, group: dict[str, Any]
+) -> None:
+    path = write({"providers": group})
+    settings = load(path, {}, PROVIDERS)
+    assert passthrough_enabled(settings) is False
+    assert "nobody can use the upstream credentials" in settings.warnings[0]
+    for variable in ("AUTH_KEYS", "AUTH_ADMIN_KEY", "AUTH_ANONYMOUS"):
+        value = "true" if variable == "AUTH_ANONYMOUS" else LONG_KEY
+        assert load(path, {variable: value}, PROVIDERS).warnings == ()
+    assert passthrough_enabled(load(path, {"AUTH_PASSTHROUGH": "true"}, PROVIDERS)) is True
+
+
+def test_anonymous_is_refused_off_loopback_whatever_else_is_set() -> None:
+    environ = {"AUTH_ANONYMOUS": "true", "AUTH_KEYS": LONG_KEY, "AUTH_PASSTHROUGH": "true"}
+    assert check_exposure(from_environment(**environ)) == []
+    (objection,) = check_exposure(from_environment(SERVER_HOST="0.0.0.0", **environ))
+    assert "auth.anonymous" in objection
+
+
+def test_anonymous_ends_the_passthrough_that_loopback_has_by_default() -> None:
+    assert passthrough_enabled(from_environment(AUTH_ANONYMOUS="true")) is False
 
 
 def test_explicit_passthrough_wins_on_loopback() -> None:

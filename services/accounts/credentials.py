@@ -1,8 +1,9 @@
 """With whose credential a request goes upstream, and what follows when the upstream refuses it.
 
-A model's own credential first, then what the caller brought, then an account of the provider's
-pool. A provider with `refreshes = True` takes access tokens that can be had for refresh tokens;
-for it a caller's `token,account-id` names a workspace too.
+What the caller brought first, then the operator's credential for the model, then an account of the
+provider's pool: so a caller who brings one spends nothing of the operator's. A provider with
+`refreshes = True` takes access tokens that can be had for refresh tokens; for it a caller's
+`token,account-id` names a workspace too.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class Credentials:
         Raises `RateLimited` or `Unavailable` when the pool has no account left.
         """
         tokens = self.tokens if provider.refreshes else None
-        given = route.credential or caller.credential
+        given = caller.credential or route.credential
         pool = self.pools.of(route.pool or provider.name) if given is None else None
         if pool is None:
             attempt = Attempt(given or Credential(), tokens, caller.key_id)

@@ -2,22 +2,34 @@
 
 `Authorization: Bearer X`, `x-api-key: X` and `api-key: X` mean the same. X is one of our keys, or
 else, with passthrough on, the caller's own credential for the upstream. A holder of one of our
-keys may bring an upstream credential in `X-Upstream-Authorization`.
+keys may bring an upstream credential in `X-Upstream-Authorization`. Only holders of our keys use
+what is the operator's, and with `auth.anonymous` whoever is on this machine.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from werkzeug.datastructures import Headers
 
-from services.config import Settings, passthrough_enabled
+from services.config import Settings, is_loopback, passthrough_enabled
 from services.core.errors import Unauthorized
 from services.core.models import Caller, Credential, Secret
 from services.keys import Admission, Gatekeeper, KeyBook, KeyRecord
 from services.keys.records import PREFIX
 
 _MAX_CREDENTIAL = 16 * 1024
+_FORWARDED = (
+    "Forwarded",
+    "Via",
+    "X-Real-Ip",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+)
+_HOST_OF = re.compile(r"^https?://|:[0-9]*$")
+"""What is not the host in a Host or Origin header."""
 
 
 class Authenticator:
@@ -27,6 +39,8 @@ class Authenticator:
         self._gatekeeper = gatekeeper
         self._book = gatekeeper.book if gatekeeper else KeyBook(None, settings.auth.keys)
         self._passthrough = passthrough_enabled(settings)
+        self._anonymous = settings.auth.anonymous
+        self._advice = _advice(settings)
 
     def caller(self, headers: Headers) -> Caller:
         """The caller, on a route that counts under no limit. Raises `Unauthorized`."""
@@ -58,11 +72,33 @@ class Authenticator:
         if record is not None:
             own = _readable(_without_scheme(headers.get("X-Upstream-Authorization", "")))
             return Caller(record.name, _credential(own) if own else None, record.id)
-        if self._passthrough and not presented.startswith(PREFIX):
-            return Caller(None, _credential(presented) if presented else None)
+        if not presented.startswith(PREFIX):
+            if self._passthrough and presented:
+                return Caller(None, _credential(presented))
+            if self._anonymous and is_of_this_machine(headers):
+                return Caller()
         if not presented:
-            raise Unauthorized("no API key: send it as Authorization: Bearer KEY")
-        raise Unauthorized("incorrect API key provided")
+            raise Unauthorized(f"no API key: send it as Authorization: Bearer KEY{self._advice}")
+        raise Unauthorized(f"incorrect API key provided{self._advice}")
+
+
+def is_of_this_machine(headers: Headers) -> bool:
+    """Whether a request to a service on loopback was made here: it came through no proxy, and no
+    web page from elsewhere sent it, not even one whose host name leads to us.
+    """
+    if any(name in headers for name in _FORWARDED):
+        return False
+    places = [headers.get("Host", ""), *headers.getlist("Origin")]
+    return all(is_loopback(_HOST_OF.sub("", place)) for place in places)
+
+
+def _advice(settings: Settings) -> str:
+    """What to add to a refusal where the operator is likely to be the caller."""
+    if settings.auth.anonymous:
+        return "; without one only programs on this machine are served, through no proxy"
+    if settings.auth.keys or not is_loopback(settings.server.host):
+        return ""
+    return "; set auth.keys, or auth.anonymous to serve this machine without a key"
 
 
 def presented_credential(headers: Headers) -> str:

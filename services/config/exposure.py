@@ -23,10 +23,12 @@ def is_loopback(host: str) -> bool:
 
 
 def passthrough_enabled(settings: Settings) -> bool:
-    """Whether callers may bring their own credential; by default on loopback without keys."""
-    if settings.auth.passthrough is None:
-        return is_loopback(settings.server.host) and not settings.auth.keys
-    return settings.auth.passthrough
+    """Whether callers may bring their own credential for the upstream; `Auth` tells the default."""
+    auth = settings.auth
+    if auth.passthrough is not None:
+        return auth.passthrough
+    closed = auth.keys or auth.anonymous or settings.has_accounts
+    return is_loopback(settings.server.host) and not closed
 
 
 def check_exposure(settings: Settings) -> list[str]:
@@ -40,6 +42,11 @@ def _objections(settings: Settings) -> Iterator[str]:
         yield (
             f"{where}, and anyone could call: set auth.keys, or auth.passthrough to true"
             " if callers bring their own upstream credentials"
+        )
+    if settings.auth.anonymous:
+        yield (
+            f"{where}, and anyone could use your upstream accounts: auth.anonymous is for"
+            " 127.0.0.1 alone"
         )
     for index, setting in enumerate(settings.auth.keys):
         if weakness := _weakness(setting.key):

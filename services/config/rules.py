@@ -55,6 +55,12 @@ def advice(settings: Settings) -> Iterator[str]:
             f"process_threads = {settings.process_threads}: that is how many requests a worker"
             " serves at a time; a waiting stream costs little, so allow hundreds"
         )
+    auth = settings.auth
+    if settings.has_accounts and not (auth.keys or auth.admin_key or auth.anonymous):
+        yield (
+            "nobody can use the upstream credentials under providers: set auth.keys, or"
+            " auth.anonymous for callers on this machine"
+        )
     if not settings.upstream_base_url:
         return
     if settings.use_pandora_file_server and not settings.file_server_host:

@@ -123,10 +123,16 @@ class GatewayKeySetting(Group, frozen=True, kw_only=True):
 
 
 class Auth(Group, frozen=True, kw_only=True):
-    """Who may call. `passthrough` None means: on loopback, while there are no keys."""
+    """Who may call: holders of a key; with `passthrough` callers who bring their own credential for
+    the upstream; with `anonymous` anybody on this machine, at the operator's expense.
+
+    `passthrough` None means: on loopback, while there are neither keys, nor `anonymous`, nor
+    credentials of the operator's for a provider.
+    """
 
     keys: tuple[GatewayKeySetting, ...] = ()
     passthrough: bool | None = None
+    anonymous: bool = False
     admin_key: Secret | None = None
 
     def __post_init__(self) -> None:
@@ -228,6 +234,11 @@ class Settings(OldGroup, frozen=True, kw_only=True):
         """Where the log files go; None when they are not wanted."""
         return self.server.folder / "log" if self.need_log_to_file else None
 
+    @property
+    def has_accounts(self) -> bool:
+        """Whether a provider has a credential of the operator's."""
+        return any(True for _ in _secrets_in(self.providers)) or any(_account_files(self.providers))
+
     def secrets(self) -> tuple[str, ...]:
         """Every secret in the settings, so that logs can leave them out."""
         return tuple(_secrets_in(self))
@@ -245,3 +256,9 @@ def _secrets_in(value: object) -> Iterator[str]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from _secrets_in(item)
+
+
+def _account_files(providers: Mapping[str, Any]) -> Iterator[str]:
+    for group in providers.values():
+        for entry in group if isinstance(group, tuple | list) else (group,):
+            yield getattr(entry, "accounts_file", "")

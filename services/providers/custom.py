@@ -1,9 +1,9 @@
 """Any number of OpenAI-compatible upstreams, from `providers.custom` in the settings.
 
 A model is reached as `<prefix>/<model>`, or by its bare name where `models` lists it; `"*"` in
-`models` takes every name that nobody else claims. Without `api_key` the caller's own bearer is
-passed on, and callers who bring none get a key of `accounts`. The request goes out as it came in,
-with the upstream's model name; fields we do not know pass through both ways.
+`models` takes every name that nobody else claims. What a caller brings for the upstream is
+passed on; the others' requests go with `api_key` or a key of `accounts`. The request goes out as it
+came in, with the upstream's model name; fields we do not know pass through both ways.
 """
 
 from __future__ import annotations

@@ -229,11 +229,19 @@ class TestCaller:
                 ask(make("rt-bob-canary7f3e"), provider, bearer(alice(endpoint)))
             assert caught.value.status == status
 
-    def test_models_own_credential_comes_first_and_its_refusal_is_neutral(
+    def test_what_the_caller_brought_comes_before_the_models_own(
         self, make: Make, provider: Asking, endpoint: BackendApi
     ) -> None:
         route = Route("model", Credential(Secret("rt-alice-canary7f3e")))
-        assert ask(make("rt-bob-canary7f3e"), provider, bearer("rt-other"), route) == ["hello"]
+        brought = bearer(endpoint.accounts["bob"].access_token)
+        assert ask(make("rt-alice-canary7f3e"), provider, brought, route) == ["hello"]
+        assert asked_with(endpoint) == [endpoint.accounts["bob"].access_token]
+
+    def test_models_own_credential_comes_before_the_pool_and_its_refusal_is_neutral(
+        self, make: Make, provider: Asking, endpoint: BackendApi
+    ) -> None:
+        route = Route("model", Credential(Secret("rt-alice-canary7f3e")))
+        assert ask(make("rt-bob-canary7f3e"), provider, KEY_HOLDER, route) == ["hello"]
         assert asked_with(endpoint) == [alice(endpoint)]
         endpoint.script({"endpoint": "gizmo", "status": 401, "times": 0})
         with pytest.raises(GatewayError) as caught:

@@ -30,6 +30,7 @@ PRESENTED = [
     lambda key: {"Authorization": "", "api-key": key},
     lambda key: {"Authorization": "Bearer", "x-api-key": key},
 ]
+ADVICE = "; set auth.keys, or auth.anonymous to serve this machine without a key"
 HOW = ["bearer", "blanks", "upper", "bare", "x-api-key", "X-API-Key", "api-key", "empty", "scheme"]
 
 
@@ -72,7 +73,7 @@ def test_gateway_key_is_known_by_the_same_name_however_it_comes(
         (True, True, Caller(None, own())),
         (False, None, Caller(None, own())),
         (False, True, Caller(None, own())),
-        (False, False, "incorrect API key provided"),
+        (False, False, f"incorrect API key provided{ADVICE}"),
     ],
 )
 def test_other_credential_is_the_callers_own_where_that_is_allowed(
@@ -85,10 +86,53 @@ def test_other_credential_is_the_callers_own_where_that_is_allowed(
 @pytest.mark.parametrize(
     "headers", [{}, {"Authorization": ""}, {"Authorization": "Bearer "}, {"x-api-key": "  "}]
 )
-def test_no_credential_is_nobody_or_refused(headers: dict[str, str]) -> None:
+def test_no_credential_is_refused(headers: dict[str, str]) -> None:
     refusal = "no API key: send it as Authorization: Bearer KEY"
-    assert decide(authenticator(), **headers) == refusal
-    assert decide(authenticator(passthrough=True), **headers) == Caller()
+    for passthrough in (None, True, False):
+        assert decide(authenticator(passthrough=passthrough), **headers) == refusal
+        keyless = authenticator(keys=False, passthrough=passthrough)
+        assert decide(keyless, **headers) == refusal + ADVICE
+
+
+@pytest.mark.parametrize("keys", [True, False])
+@pytest.mark.parametrize("presented", [{}, {"Authorization": f"Bearer {OWN}"}])
+@pytest.mark.parametrize(
+    ("sent", "is_here"),
+    [
+        ({"Host": "127.0.0.1:8080"}, True),
+        ({"Host": "localhost"}, True),
+        ({"Host": "[::1]:8080"}, True),
+        ({"Host": "127.0.0.1", "Origin": "http://localhost:3000"}, True),
+        ({"Host": "127.0.0.1", "Origin": "https://[::1]"}, True),
+        ({}, False),
+        ({"Host": ""}, False),
+        ({"Host": "localhost.evil.example"}, False),
+        ({"Host": "127.0.0.1@evil.example"}, False),
+        ({"Host": "127.0.0.1:8080", "Origin": "null"}, False),
+        ({"Host": "127.0.0.1:8080", "Origin": ""}, False),
+        ({"Host": "127.0.0.1:8080", "Origin": "http://127.0.0.1.evil.example"}, False),
+        ({"Host": "127.0.0.1:8080", "Origin": "file://localhost"}, False),
+        ({"Host": "127.0.0.1:8080", "X-Forwarded-Proto": ""}, False),
+    ],
+)
+def test_anonymous_is_for_this_machine(
+    sent: dict[str, str], is_here: bool, presented: dict[str, str], keys: bool
+) -> None:
+    auth = Authenticator(Settings(auth=Auth(keys=KEYS if keys else (), anonymous=True)))
+    decision = decide(auth, **sent, **presented)
+    assert decision == Caller() if is_here else "only programs on this machine" in str(decision)
+
+
+def test_anonymous_beside_passthrough_is_for_those_who_bring_nothing() -> None:
+    auth = Authenticator(Settings(auth=Auth(anonymous=True, passthrough=True)))
+    assert decide(auth, Host="127.0.0.1", Authorization=f"Bearer {OWN}") == Caller(None, own())
+    assert decide(auth, Host="127.0.0.1") == Caller()
+
+
+def test_anonymous_opens_no_door_to_a_dead_key_of_ours() -> None:
+    auth = Authenticator(Settings(auth=Auth(anonymous=True)))
+    decision = decide(auth, Host="127.0.0.1", Authorization="Bearer sk-cw-revoked-canary7f3e")
+    assert str(decision).startswith("incorrect API key provided")
 
 
 def test_passthrough_is_off_by_default_beyond_loopback() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from services.core.errors import InvalidRequest, Unauthorized
+from services.core.errors import InvalidRequest, Unavailable
 from services.core.events import Events
 from services.core.models import CallLimit, Credential, ModelCard
 from services.core.requests import ChatRequest
@@ -101,7 +101,10 @@ class BackendApi(Provider):
 
     def _order(self, request: ChatRequest, route: Route, credential: Credential) -> Order:
         if credential.token is None or not credential.token.reveal():
-            raise Unauthorized("this model needs an access token of the upstream")
+            raise Unavailable(
+                "no account serves this model here: the operator can add one, and callers can send"
+                " an access token of the upstream as X-Upstream-Authorization"
+            )
         if request.n > 1:
             raise InvalidRequest("this model gives one answer at a time", param="n")
         identity = _gizmo_asked_for(request.source)

@@ -14,8 +14,8 @@ from services.core.models import Secret
 class BackendApiSettings(Group, frozen=True, kw_only=True):
     """What old files have no key for.
 
-    `access_token` is the operator's own, used instead of the caller's; `account_id` names its
-    workspace. `accounts`, and those in `accounts_file`, are a pool for callers who bring none.
+    `access_token` is the operator's own, for callers who bring none; `account_id` names its
+    workspace. `accounts`, and those in `accounts_file`, are a pool for the same.
     `calls_per_minute` counts calls to the upstream for one account (0: no limit), and
     `queue_patience` is how many seconds a call waits for its place. The slugs are the upstream's
     names of two model families that went by several over time. The rest are words that people

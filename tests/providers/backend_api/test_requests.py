@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from services.config import Server
-from services.core.errors import InvalidRequest, ModelNotFound, Unauthorized, Unavailable
+from services.core.errors import InvalidRequest, ModelNotFound, Unavailable
 from services.core.models import Credential, Secret
 from services.core.requests import (
     AudioPart,
@@ -105,9 +105,10 @@ def test_operators_token_serves_callers_without_one(stage: Stage) -> None:
     assert headers.get("chatgpt-account-id") == account
 
 
-def test_no_token_is_unauthorized_and_asks_nobody(stage: Stage) -> None:
+def test_no_token_is_a_503_since_the_key_is_right_and_asks_nobody(stage: Stage) -> None:
     _, failure = stage.failure("Hi", credential=Credential())
-    assert isinstance(failure, Unauthorized)
+    assert isinstance(failure, Unavailable)
+    assert "X-Upstream-Authorization" in failure.message
     assert stage.upstream.log == []
 
 
