@@ -14,15 +14,13 @@ from services.api.edge import Edge
 from services.api.paths import LenientPaths
 from services.background import BackgroundQueue
 from services.config import Settings
+from services.fetch import caller_fetcher, download_limits, upstream_fetcher
 from services.files import (
     Adopter,
     FileCache,
+    OwnFiles,
     PictureBytes,
-    Sources,
     UserFiles,
-    caller_fetcher,
-    download_limits,
-    upstream_fetcher,
 )
 from services.gateway import Fallbacks, Gateway
 from services.keys.editor import KeyEditor
@@ -132,7 +130,7 @@ def make_gateway(
         Registry.from_settings(context),
         credentials,
         lambda base: Adopter(cache, fetcher, base, max_bytes),
-        Sources(caller_fetcher(settings), user_files, max_bytes),
+        OwnFiles(cache, user_files, settings),
         extra_model_fields=settings.models.extra,
         keep_upstream_urls=settings.use_oaiusercontent_url,
         fallbacks=Fallbacks(settings.models.fallbacks, settings.models.fallback_after),

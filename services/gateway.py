@@ -26,7 +26,7 @@ from services.core.errors import (
 from services.core.events import Events, WireEvents
 from services.core.models import Caller, ModelCard
 from services.core.requests import ChatRequest
-from services.files import Adopter, Sources, fill_in_uploads
+from services.files import Adopter, OwnFiles, fill_in_own_files
 from services.keys import Admission
 from services.metrics import kind_of
 from services.pipeline.fallback import Source, first_to_answer
@@ -102,7 +102,7 @@ class Gateway:
         registry: Registry,
         credentials: Credentials,
         adopter: MakeAdopter,
-        uploads: Sources,
+        own_files: OwnFiles,
         *,
         extra_model_fields: Mapping[str, Mapping[str, Any]],
         keep_upstream_urls: bool = False,
@@ -113,7 +113,7 @@ class Gateway:
         self._registry = registry
         self._credentials = credentials
         self._adopter = adopter
-        self._uploads = uploads
+        self._own_files = own_files
         self._extra = extra_model_fields
         self._keep_upstream_urls = keep_upstream_urls
         self._fallbacks = fallbacks or Fallbacks({})
@@ -162,7 +162,9 @@ class Gateway:
             route = msgspec.structs.replace(target.route, credential=own)
             target = Target(target.provider, route)
         if target.provider.takes_uploads:
-            request = fill_in_uploads(request, self._uploads, setting.caller)
+            request = fill_in_own_files(
+                request, self._own_files, setting.caller, setting.public_base
+            )
         events = self._watched(target, request, setting, theirs)
         if not target.provider.makes_files:
             return events

@@ -15,7 +15,7 @@ ALLOWED = {
     "pipeline": {"core", "pipeline", "config"},
     "transport": {"core", "transport"},
     "media": {"core", "media"},
-    "fetch": {"core", "fetch", "media", "transport"},
+    "fetch": {"core", "config", "fetch", "media", "transport"},
     "config": {"core", "config"},
     "providers": {"core", "providers", "transport", "config", "fetch", "media"},
 }

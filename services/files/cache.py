@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -32,6 +33,7 @@ MEGABYTE = 1024 * 1024
 _LITTER_SECONDS = 3600.0
 _SWEEP_SHARE = 10
 _BREATH = 256
+_LINKED: dict[str, Area] = {"images": "images", "files": "files"}
 _VAGUE = frozenset({"application/octet-stream", "text/plain", "binary/octet-stream"})
 
 
@@ -122,6 +124,11 @@ class FileCache:
         found = self._storage.find(area, name)
         return None if found is None or self._is_expired(found.entry) else found
 
+    def find_link(self, url: str) -> Found | None:
+        """The file behind a link of ours, by whatever host. Raise StorageAway."""
+        place = place_of(url)
+        return self.find(*place) if place else None
+
     def delete(self, area: Area, name: str) -> None:
         """Delete a file of ours; one that has gone is no error. Raise StorageAway."""
         if is_name(name):
@@ -163,6 +170,13 @@ class FileCache:
 
     def _is_expired(self, entry: Entry) -> bool:
         return self._clock() >= entry.modified + self._lifetimes.of(kind_of(entry.name))
+
+
+def place_of(url: str) -> tuple[Area, str] | None:
+    """Area and name of the file, if `url` has the form of our links."""
+    path = re.split(r"[?#]", url, maxsplit=1)[0]
+    _, folder, name = f"//{path}".rsplit("/", 2)
+    return (_LINKED[folder], name) if folder in _LINKED and name else None
 
 
 def _better(declared: str | None, name: str) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from services.config import Settings
 from services.core.errors import Unavailable
@@ -46,6 +48,33 @@ def public_base(settings: Settings, environ: Mapping[str, Any]) -> str:
         host = _last(environ, "HTTP_X_FORWARDED_HOST") or host
         host = _with_port(host, _last(environ, "HTTP_X_FORWARDED_PORT"))
     return _joined(scheme, host)
+
+
+def is_ours(settings: Settings, base: Callable[[], str], url: str) -> bool:
+    """Whether `url` leads to this gateway: to `backend_container_url` or to the host that the
+    caller used, whatever the port, or to our port of this machine.
+    """
+    host, port = _place(url)
+    if port == settings.server.port and (host == "localhost" or _is_loopback(host)):
+        return True
+    with suppress(PublicUrlUnknown):
+        return bool(host) and host in (_place(settings.backend_container_url)[0], _place(base())[0])
+    return False
+
+
+def _place(url: str) -> tuple[str, int | None]:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.port
+    except ValueError:
+        return "", None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _joined(scheme: str, host: str) -> str:

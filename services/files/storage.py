@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -47,6 +48,11 @@ class Found(msgspec.Struct, frozen=True):
     entry: Entry
     label: str
     open: Callable[[int, int], Body]
+
+    def read(self) -> bytes:
+        """All of it."""
+        with contextlib.closing(self.open(0, self.entry.size)) as body:
+            return body.read()
 
 
 class Storage(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from services.config import ROOT, Settings
 from services.core.models import Secret
-from services.providers.backend_api.attachments import OpenAttachment, Opener
+from services.providers.backend_api.attachments import Opener
 from services.providers.backend_api.event_socket import SocketDialler
 from services.providers.backend_api.gizmos import GptsToken
 from services.providers.backend_api.gpts_file import GptsFile
@@ -27,13 +27,11 @@ SETTINGS = BackendApiSettings
 def build(
     context: ProviderContext,
     *,
-    open_attachment: OpenAttachment | None = None,
     gpts_token: GptsToken | None = None,
     tls: Tls | None = None,
 ) -> BackendApi | None:
     """The provider, or None without `upstream_base_url`.
 
-    `open_attachment` gets the bytes of a message's files (default: data and public URLs only);
     `gpts_token` gives the access token for looking up GPTs (default: `key_for_gpts_info`, if it is
     one).
     """
@@ -50,7 +48,7 @@ def build(
     return BackendApi(
         context,
         settings.providers.get("backend_api") or BackendApiSettings(),
-        open_attachment=open_attachment or Opener(settings),
+        open_attachment=Opener(settings),
         gpts=_gpts_file(settings),
         gpts_token=gpts_token or context.gpts_token or (lambda: _access_token(settings)),
         dialler=SocketDialler(timeouts, settings.proxy or server.proxies, tls or Tls()),

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import msgspec
 
 from services.config import Settings
 from services.core.errors import InvalidRequest
 from services.core.requests import FilePart, ImagePart
-from services.fetch import AllowList, Fetched, Fetcher, Limits, base_name, decode_data_url
+from services.fetch import Fetched, base_name, caller_fetcher
 from services.media import INLINE_IMAGES, UNKNOWN, extension, measure_image
 
-_MEGABYTE = 1024 * 1024
 
+class Attachment(msgspec.Struct, frozen=True):
+    """A file of a message. `mime` is told by the bytes; `name` is the user's.
 
-class Attachment(Protocol):
-    """A file of a message. `width` and `height` are in pixels, None unless it is a picture."""
-
-    @property
-    def data(self) -> bytes: ...
-    @property
-    def mime(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def width(self) -> int | None: ...
-    @property
-    def height(self) -> int | None: ...
-
-
-class OpenAttachment(Protocol):
-    """Gets the bytes behind a part. `param` is the part's place in the request, for errors."""
-
-    def __call__(self, part: ImagePart | FilePart, *, param: str) -> Attachment:
-        """Raises `InvalidRequest` for what cannot be had or is broken."""
-        ...
-
-
-class OpenedFile(msgspec.Struct, frozen=True):
-    """An `Attachment` with values of its own."""
+    `width` and `height` are in pixels, and None unless it is a png, jpeg, gif or webp picture.
+    """
 
     data: bytes
     mime: str
@@ -48,39 +24,43 @@ class OpenedFile(msgspec.Struct, frozen=True):
     height: int | None = None
 
     def __repr__(self) -> str:
-        return f"OpenedFile({len(self.data)} bytes, mime={self.mime!r})"
+        return f"Attachment({len(self.data)} bytes, mime={self.mime!r})"
 
 
 class Opener:
     """Opens `data:` URLs, base64 and public http(s) URLs; not the ids of uploads."""
 
     def __init__(self, settings: Settings) -> None:
-        files = settings.files
-        self._max_bytes = int(files.fetch_max_mb * _MEGABYTE)
-        self._fetcher = Fetcher(
-            allow=AllowList(files.fetch_allow),
-            limits=Limits(seconds=files.fetch_timeout, max_bytes=self._max_bytes),
-        )
+        self._fetcher = caller_fetcher(settings)
 
     def __call__(self, part: ImagePart | FilePart, *, param: str) -> Attachment:
+        """The file behind a part; `param` is its place in the request.
+
+        A URL under `image_url` may lead to any type of file. Raise InvalidRequest, with the field
+        at fault, for what cannot be had or is broken.
+        """
         match part:
             case ImagePart(url=url):
-                return _opened(self._fetcher.fetch(url, param=param), "", param)
+                field, name = f"{param}.image_url.url", ""
             case FilePart(data=str(data), name=name):
+                field = f"{param}.file.file_data"
                 url = data if data[:5].lower() == "data:" else f"data:;base64,{data}"
-                return _opened(decode_data_url(url, self._max_bytes, param=param), name, param)
             case FilePart(url=str(url), name=name):
-                return _opened(self._fetcher.fetch(url, param=param), name, param)
+                field = f"{param}.file.file_url"
             case _:
-                raise InvalidRequest("this file cannot be had by its id here", param=param)
+                raise InvalidRequest(
+                    "a file part needs file_data, file_id or file_url", param=param
+                )
+        return _attachment(self._fetcher.fetch(url, param=field), name or "", field)
 
 
-def _opened(fetched: Fetched, name: str | None, param: str) -> OpenedFile:
-    """A picture by its bytes is measured; one that only claims to be a picture is refused."""
-    name = base_name(name or "") or fetched.name
-    claims = (fetched.declared_type or "").replace("image/jpg", "image/jpeg")
-    if fetched.mime in INLINE_IMAGES or (claims in INLINE_IMAGES and fetched.mime == UNKNOWN):
-        image = measure_image(fetched.data, param=param)
+def _attachment(fetched: Fetched, name: str, field: str) -> Attachment:
+    name = base_name(name) or fetched.name
+    said = (fetched.declared_type or "").replace("image/jpg", "image/jpeg")
+    is_image = fetched.mime in INLINE_IMAGES
+    # bytes that call themselves a picture and are nothing else either: say what is wrong with them
+    if is_image or (said in INLINE_IMAGES and fetched.mime == UNKNOWN):
+        image = measure_image(fetched.data, param=field)
         name = name or f"image{extension(image.mime)}"
-        return OpenedFile(fetched.data, image.mime, name, image.width, image.height)
-    return OpenedFile(fetched.data, fetched.mime, name or f"file{extension(fetched.mime)}")
+        return Attachment(fetched.data, image.mime, name, image.width, image.height)
+    return Attachment(fetched.data, fetched.mime, name or f"file{extension(fetched.mime)}")

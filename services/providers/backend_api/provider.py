@@ -12,7 +12,7 @@ from services.core.errors import InvalidRequest, Unavailable
 from services.core.events import Events
 from services.core.models import CallLimit, Credential, ModelCard
 from services.core.requests import ChatRequest
-from services.providers.backend_api.attachments import OpenAttachment
+from services.providers.backend_api.attachments import Opener
 from services.providers.backend_api.calls import Calls, call_limit
 from services.providers.backend_api.conversations import Conversations, text_field
 from services.providers.backend_api.event_socket import SocketDialler
@@ -44,7 +44,7 @@ class BackendApi(Provider):
         context: ProviderContext,
         own: BackendApiSettings,
         *,
-        open_attachment: OpenAttachment,
+        open_attachment: Opener,
         gpts: GptsFile,
         gpts_token: GptsToken,
         dialler: SocketDialler,

@@ -13,7 +13,7 @@ from services.core.events import SILENCE, Event, Events
 from services.core.requests import ChatRequest
 from services.providers.backend_api.answer import Answer
 from services.providers.backend_api.arkose import arkose_token
-from services.providers.backend_api.attachments import OpenAttachment
+from services.providers.backend_api.attachments import Opener
 from services.providers.backend_api.body import Ask, confirmation_body, conversation_body
 from services.providers.backend_api.calls import Calls
 from services.providers.backend_api.conversations import Continued, Conversations
@@ -43,7 +43,7 @@ class Tools(msgspec.Struct, frozen=True):
 
     context: ProviderContext
     own: BackendApiSettings
-    open_attachment: OpenAttachment
+    open_attachment: Opener
     conversations: Conversations
     dialler: SocketDialler
 

@@ -282,7 +282,7 @@ def test_failed_upload_is_an_error_not_a_hang(stage: Stage, entry: dict[str, Any
 def test_corrupt_picture_is_the_callers_fault(stage: Stage) -> None:
     _, failure = stage.failure([ImagePart(data_url(PNG[:30], "image/png"))])
     assert isinstance(failure, InvalidRequest)
-    assert failure.param == "messages[0].content[0]"
+    assert failure.param == "messages[0].content[0].image_url.url"
 
 
 def test_file_larger_than_allowed_is_refused_before_any_call(stage: Stage) -> None:

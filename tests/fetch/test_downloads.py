@@ -8,10 +8,9 @@ import pytest
 
 from services.config import ConfigErrors, Files
 from services.core.errors import InvalidRequest
-from services.files import caller_fetcher, upstream_fetcher
+from services.fetch import caller_fetcher, upstream_fetcher
 from tests.fetch.servers import Server, answer
-
-from .support import settings
+from tests.files.support import settings
 
 
 def test_upstream_host_is_open_for_its_files_only(tmp_path: Path) -> None:

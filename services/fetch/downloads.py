@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from services.config import ConfigErrors, Problem, Settings
-from services.fetch import AllowList, Fetcher, Limits
-from services.files.cache import MEGABYTE
+from services.fetch.content import Limits
+from services.fetch.fetcher import Fetcher
+from services.fetch.urls import AllowList
+
+MEGABYTE = 1024 * 1024
 
 
 def caller_fetcher(settings: Settings) -> Fetcher:

@@ -1,0 +1,133 @@
+"""Parts of a message that name files of ours: only their owner's uploads, and links to us."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from services.config import Settings
+from services.core.errors import InvalidRequest, Unavailable
+from services.core.models import Caller
+from services.core.requests import ChatRequest, FilePart, ImagePart, Message, Part, TextPart
+from services.files import FileCache, Kind, OwnFiles, UserFiles, fill_in_own_files, owner_of
+from services.files.public_base import PublicUrlUnknown
+from services.store import Store
+from tests.gateway import free_port
+
+from .support import local_cache, picture
+
+MINE, THEIRS = Caller("mine"), Caller("theirs")
+PNG = picture()
+DATA = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+HOST = "https://bridge.example:8443"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FileCache:
+    return local_cache(tmp_path)
+
+
+@pytest.fixture
+def files(store: Store, cache: FileCache) -> OwnFiles:
+    public = Settings(backend_container_url="https://files.example")
+    return OwnFiles(cache, UserFiles(cache, store, 100_000), public)
+
+
+def filled(files: OwnFiles, *parts: Part) -> tuple[Part, ...]:
+    request = ChatRequest("m", (Message("system", "Be brief."), Message("user", parts)))
+    after = fill_in_own_files(request, files, MINE, lambda: HOST)
+    assert after.messages[0] == request.messages[0]
+    content = after.messages[1].content
+    assert isinstance(content, tuple)
+    return content
+
+
+def refused(files: OwnFiles, part: Part) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        filled(files, TextPart("Hi"), part)
+    return caught.value
+
+
+def test_upload_is_found_by_its_owner_only(files: OwnFiles) -> None:
+    mine = files.user_files.add(owner_of(MINE), PNG, "otter.png", "vision")
+    theirs = files.user_files.add(owner_of(THEIRS), PNG, "secret.png", "vision")
+    assert filled(files, FilePart(file_id=mine.id)) == (FilePart(data=DATA, name="otter.png"),)
+    for file_id in (theirs.id, "file-unknown", "../../x", ""):
+        problem = refused(files, FilePart(file_id=file_id))
+        assert problem.param == "messages[1].content[1].file.file_id"
+        assert problem.code == "file_not_found"
+
+
+def test_upload_while_the_store_is_away_is_503(cache: FileCache) -> None:
+    store = Store(f"redis://127.0.0.1:{free_port()}/0", timeout=0.2)
+    files = OwnFiles(cache, UserFiles(cache, store, 100), Settings())
+    with pytest.raises(Unavailable):
+        filled(files, FilePart(file_id="file-x"))
+
+
+def test_link_of_ours_is_read_by_whatever_host_it_names(files: OwnFiles) -> None:
+    path = files.cache.keep(PNG, Kind.IMAGE, "otter.png").path
+    for base in (HOST, "https://files.example", "http://127.0.0.1:8080", "http://gateway:1/x"):
+        after = filled(files, ImagePart(base + path, "low"), FilePart(url=f"{base}{path}?x#y"))
+        assert after == (ImagePart(DATA, "low"), FilePart(data=DATA, name="otter.png"))
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "https://bridge.example",
+        "http://bridge.example:81/prefix",
+        "http://BRIDGE.example:8443",
+        "https://files.example:9",
+        "http://localhost:8080",
+        "http://127.0.0.7:8080",
+        "http://[::1]:8080",
+    ],
+)
+def test_link_of_ours_whose_file_has_gone_says_so(files: OwnFiles, base: str) -> None:
+    kept = files.cache.keep(PNG, Kind.IMAGE)
+    files.cache.delete("images", kept.name)
+    for part, field in (
+        (ImagePart(base + kept.path), "image_url.url"),
+        (FilePart(url=base + kept.path), "file.file_url"),
+    ):
+        problem = refused(files, part)
+        assert (problem.code, problem.status) == ("file_expired", 400)
+        assert problem.param == f"messages[1].content[1].{field}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://other.example/images/cat.png",
+        f"https://other.example/images/i{'A' * 32}.png",
+        f"http://127.0.0.1:81/images/i{'A' * 32}.png",
+        f"{HOST}/uploads/u{'A' * 32}.png",
+        f"{HOST}/images/",
+        "http://[/images/x.png",
+        "images/x.png",
+        "",
+    ],
+)
+def test_all_else_is_left_to_be_fetched(files: OwnFiles, url: str) -> None:
+    parts = (ImagePart(url), FilePart(url=url), FilePart(data=DATA), TextPart("Hi"))
+    assert filled(files, *parts) == parts
+
+
+def test_users_upload_is_no_link(files: OwnFiles) -> None:
+    kept = files.cache.keep(PNG, Kind.USER)
+    for url in (f"{HOST}/uploads/{kept.name}", f"http://other.example/images/{kept.name}"):
+        assert filled(files, ImagePart(url)) == (ImagePart(url),)
+
+
+def test_link_behind_an_unknown_proxy_is_still_read(files: OwnFiles) -> None:
+    def unknown() -> str:
+        raise PublicUrlUnknown("not known")
+
+    kept = files.cache.keep(PNG, Kind.IMAGE)
+    parts = (ImagePart(f"http://a.example{kept.path}"), ImagePart("http://a.example/images/x"))
+    request = ChatRequest("m", (Message("user", parts),))
+    after = fill_in_own_files(request, files, MINE, unknown)
+    assert after.messages[0].content == (ImagePart(DATA), parts[1])
