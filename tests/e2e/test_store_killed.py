@@ -54,7 +54,7 @@ class RedisOfDebian:
 
 
 class Embedded:
-    """The gateway's own, which its supervisor starts again: it hangs while the store is away."""
+    """The gateway's own, which the master starts again: it hangs while the store is away."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "gateway" / "data" / "store"
