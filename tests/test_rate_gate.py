@@ -14,7 +14,6 @@ import pytest
 
 from services import embedded_store
 from services.core.models import CallLimit
-from services.embedded_store import EmbeddedStore
 from services.rate_gate import StoreRateGate
 from services.store import Store
 from tests.gateway import ROOT
@@ -38,21 +37,14 @@ print(json.dumps([gate.take(CallLimit('up', 'shared', int(sys.argv[2]))) for _ i
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
-    running = embedded_store.start(tmp_path_factory.mktemp("gate"))
-    yield running
-    running.stop()
-
-
 @pytest.fixture
-def gate(server: EmbeddedStore, request: pytest.FixtureRequest) -> Iterator[StoreRateGate]:
-    with contextlib.closing(Store(server.url, namespace=request.node.name[:60])) as store:
+def gate(store_url: str, request: pytest.FixtureRequest) -> Iterator[StoreRateGate]:
+    with contextlib.closing(Store(store_url, namespace=request.node.name[:60])) as store:
         yield StoreRateGate(store)
 
 
-def test_four_processes_together_get_exactly_the_limit(server: EmbeddedStore) -> None:
-    command = [sys.executable, "-c", WORKER, server.url, str(LIMIT)]
+def test_four_processes_together_get_exactly_the_limit(store_url: str) -> None:
+    command = [sys.executable, "-c", WORKER, store_url, str(LIMIT)]
     workers = [
         subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -83,10 +75,10 @@ def test_full_gate_tells_the_seconds_without_waiting_them(gate: StoreRateGate) -
     assert time.monotonic() - began < 1
 
 
-def test_place_is_free_again_after_a_minute(gate: StoreRateGate, server: EmbeddedStore) -> None:
+def test_place_is_free_again_after_a_minute(gate: StoreRateGate, store_url: str) -> None:
     one = limit("k", 1)
     assert gate.take(one) is None
-    with contextlib.closing(Store(server.url, namespace="any")) as store:
+    with contextlib.closing(Store(store_url, namespace="any")) as store:
         now = time.time()
         [name] = store.run(lambda c: c.keys("test_place_is_free*:calls:k"))
         store.run(lambda c: c.lset(name, 0, str(int((now - 59.7) * 1000))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psutil
 
@@ -25,7 +24,7 @@ from services.accounts.vault import open_vault
 from services.config import RefreshToAccess
 from services.store import Store
 from services.transport import Timeouts
-from tests.gateway import ROOT, free_port, wait_for
+from tests.gateway import ROOT
 
 QUICK = Timeouts(connect=1.0, first_byte=0.6, idle=0.6, total=1.0)
 
@@ -88,44 +87,6 @@ def jwt(expires: float, name: str = "x") -> str:
 def server_pid(store: Store) -> int:
     [about] = store.pipeline(lambda p: p.info("server"))
     return int(about["process_id"])
-
-
-class RedisServer:
-    """Debian's redis-server on a port of its own, keeping its data in `folder`; `options` are
-    further words of its command.
-    """
-
-    def __init__(self, folder: Path, *options: str, password: str = "") -> None:
-        program = shutil.which("redis-server")
-        assert program is not None, (
-            "redis-server is not on PATH, and this test is about it: apt-get install redis-server"
-        )
-        self.port = free_port()
-        user = f":{password}@" if password else ""
-        self.url = f"redis://{user}127.0.0.1:{self.port}/0"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1"]
-        self._command += ["--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always"]
-        self._command += [*(["--requirepass", password] if password else []), *options]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> Self:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        store = Store(self.url)
-        wait_for(lambda: store.probe().state == "ok", 10, "redis-server's answer")
-        store.close()
-        return self
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
 
 
 class Monitor:

@@ -24,8 +24,8 @@ from services.core.errors import InvalidRequest, NotFound, RateLimited, Unavaila
 from services.core.models import Secret
 from services.providers.refusals import _BAN_WORDS
 from services.store import Store
-from tests.accounts.support import Clock, RedisServer, hanging, server_pid, together
-from tests.gateway import wait_for
+from tests.accounts.support import Clock, hanging, server_pid, together
+from tests.gateway import RedisServer, wait_for
 
 NOWHERE = Store("")
 VAULT = Vault([Fernet.generate_key().decode()])
@@ -385,8 +385,13 @@ class TestShared:
         wait_for(lambda: store.probe().state == "ok")
         assert names(pool, 3) == ["b"] * 3
 
-    def test_redis_keeps_the_same_books(self, tmp_path: Path, clock: Clock) -> None:
-        with RedisServer(tmp_path) as redis, contextlib.closing(Store(redis.url)) as store:
+    def test_server_on_the_network_keeps_the_same_books(
+        self, program: str, tmp_path: Path, clock: Clock
+    ) -> None:
+        with (
+            RedisServer(tmp_path, program=program) as server,
+            contextlib.closing(Store(server.url)) as store,
+        ):
             accounts = accounts_of("web", [setting("a", concurrent=3), setting("b", weight=2)])
             pool = Pool("web", accounts, store, clock)
             assert Counter(names(pool, 3, "")) == {"a": 1, "b": 2}

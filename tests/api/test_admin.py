@@ -17,17 +17,14 @@ from flask import Flask
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from werkzeug.serving import make_server
 
-from services import embedded_store
 from services.api import admin, errors
 from services.command_line import main
 from services.config import Auth, GatewayKeySetting, Redis, Server, Settings
 from services.config.account_setting import AccountSetting
 from services.core.errors import NotFound
 from services.core.models import Secret
-from services.embedded_store import EmbeddedStore
 from services.keys.usage import today
 from services.store import Store
-from tests.canary_watch import StoreMonitor
 from tests.gateway import ROOT, free_port
 from tests.keys.support import Desk
 
@@ -122,17 +119,9 @@ class Service:
         return answer.get_json()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
-    running = embedded_store.start(tmp_path_factory.mktemp("store"))
-    with StoreMonitor(running.url):
-        yield running
-    running.stop()
-
-
 @pytest.fixture
-def service(server: EmbeddedStore) -> Iterator[Service]:
-    with contextlib.closing(Store(server.url)) as store:
+def service(store_url: str) -> Iterator[Service]:
+    with contextlib.closing(Store(store_url)) as store:
         store.run(lambda c: c.flushdb())
         service = Service(store, settings())
         yield service

@@ -20,11 +20,11 @@ from emulators.backend_api import BackendApi
 from emulators.backend_api_records import Account
 from emulators.backend_api_scenarios.failures import SCENES
 from emulators.openai_compat import OpenAICompat
-from tests.accounts.support import RedisServer, jwt
+from tests.accounts.support import jwt
 from tests.canaries import ADMIN_KEY, MARK, STORE_PASSWORD, UPSTREAM_KEY, found
 from tests.canary_watch import StoreMonitor
 from tests.e2e.test_relays import BROKEN, FAULTS
-from tests.gateway import KEY, GatewayProcess, free_port, question
+from tests.gateway import KEY, GatewayProcess, RedisServer, free_port, question
 
 SLOW_SCENES = {"silence", "slow_headers"}
 STATUSES = (400, 401, 402, 403, 404, 409, 422, 429, 500, 503)
@@ -107,11 +107,11 @@ class Watched(GatewayProcess):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreMonitor]:
+def store(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreMonitor]:
     """A store that asks for a password and logs all it can."""
     folder = tmp_path_factory.mktemp("redis")
     options = ("--loglevel", "debug", "--logfile", str(folder / "redis.log"))
-    server = RedisServer(folder, *options, password=STORE_PASSWORD)
+    server = RedisServer(folder, *options, password=STORE_PASSWORD, program=program)
     with server, StoreMonitor(server.url) as monitor:
         yield monitor
         monitor.catch_up()
@@ -262,9 +262,8 @@ def nothing_showed() -> None:
 
 
 @pytest.fixture(params=["own", "through"])
-def gateway(request: pytest.FixtureRequest) -> Watched:
-    chosen: Watched = request.getfixturevalue(request.param)
-    return chosen
+def gateway(request: pytest.FixtureRequest, own: Watched, through: Watched) -> Watched:
+    return own if request.param == "own" else through
 
 
 def test_every_credential_is_used_and_none_shows(

@@ -21,10 +21,10 @@ from emulators.backend_api import BackendApi
 from emulators.openai_compat import OpenAICompat
 from services.embedded_store import _socket_path
 from services.store import Store
-from tests.accounts.support import RedisServer, hanging, server_pid
+from tests.accounts.support import hanging, server_pid
 from tests.canaries import ADMIN_KEY, UPSTREAM_KEY
 from tests.e2e.relays import one_api_stream
-from tests.gateway import KEY, GatewayProcess, question, wait_for
+from tests.gateway import KEY, SERVERS, GatewayProcess, RedisServer, question, wait_for
 
 STREAMS = 20
 WORKERS = 2
@@ -33,11 +33,11 @@ BRIEF = "#long:100"
 WEB, UP = "gpt-4-s", "up/emu-small"
 
 
-class RedisOfDebian:
+class OnTheNetwork:
     """A server that only we start."""
 
-    def __init__(self, folder: Path) -> None:
-        self._server = RedisServer(folder / "redis").start()
+    def __init__(self, folder: Path, program: str) -> None:
+        self._server = RedisServer(folder / "redis", program=program).start()
         self.settings: dict[str, Any] = {"store": {"url": self._server.url}}
 
     def url(self) -> str:
@@ -79,9 +79,10 @@ class Embedded:
         pass
 
 
-@pytest.fixture(params=[RedisOfDebian, Embedded], ids=["redis-server", "embedded"])
-def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisOfDebian | Embedded]:
-    store = request.param(tmp_path)
+@pytest.fixture(params=["embedded", *SERVERS])
+def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnTheNetwork | Embedded]:
+    embedded = request.param == "embedded"
+    store = Embedded(tmp_path) if embedded else OnTheNetwork(tmp_path, request.param)
     yield store
     store.close()
 
@@ -181,7 +182,7 @@ class Streams:
 
 
 def test_killed_store_breaks_no_answer_starts_no_storm_and_loses_nothing(
-    kind: RedisOfDebian | Embedded, up: OpenAICompat, web: BackendApi, tmp_path: Path
+    kind: OnTheNetwork | Embedded, up: OpenAICompat, web: BackendApi, tmp_path: Path
 ) -> None:
     alice, bob = (web.accounts[name].refresh_token for name in ("alice", "bob"))
     settings = settings_for(up, web, kind.settings)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 
 from services.core.errors import RateLimited
-from services.embedded_store import EmbeddedStore
 from services.keys import Admission
 from tests.gateway import ROOT, wait_for
 
@@ -48,20 +47,20 @@ def told(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.parametrize("limit", ["requests_per_minute", "requests_per_day", "concurrent_streams"])
-def test_a_hundred_are_exactly_a_hundred(desk: Desk, server: EmbeddedStore, limit: str) -> None:
+def test_a_hundred_are_exactly_a_hundred(desk: Desk, store_url: str, limit: str) -> None:
     away_from_midnight()
     key, _ = desk.key("bot", **{limit: 100})
-    with workers(server.url, key, number=6, tries=40) as started:
+    with workers(store_url, key, number=6, tries=40) as started:
         assert sum(told(process) for process in started) == 100
 
 
 def test_killed_worker_gives_its_places_back_and_a_living_one_keeps_them(
-    desk: Desk, server: EmbeddedStore
+    desk: Desk, store_url: str
 ) -> None:
     key, _ = desk.key(concurrent_streams=3)
     with (
-        workers(server.url, key, 1, 1, "hold") as [dies],
-        workers(server.url, key, 1, 1, "hold") as [lives],
+        workers(store_url, key, 1, 1, "hold") as [dies],
+        workers(store_url, key, 1, 1, "hold") as [lives],
     ):
         assert told(dies) == told(lives) == 1
         kept = [desk.admit(key)]
