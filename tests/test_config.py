@@ -23,6 +23,7 @@ from services.config import (
 )
 from services.config.account_setting import AccountSetting
 from services.core.models import Secret
+from tests.old_files import VERSIONS
 
 LONG_KEY = "sk-9f27ab41c0de5583"
 
@@ -137,6 +138,74 @@ def test_old_file_loads_unchanged(write: Write) -> None:
     )
     assert (settings.redis.host, settings.redis.password) == ("redis", None)
     assert settings.warnings == ()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_file_of_every_predecessor_loads_and_means_what_it_meant(
+    write: Write, version: str
+) -> None:
+    settings = load(write(VERSIONS[version]), {}, PROVIDERS)
+    assert settings.upstream_base_url == "https://mirror.example.com"
+    assert settings.upstream_api_prefix[0] == "abc"
+    assert settings.need_log_to_file is True
+    assert settings.gpt_4_mobile_new_name == ("gpt-4-mobile", "dall-e-3")
+    assert settings.dalle_prompt_prefix.startswith("请严格按照")
+    assert settings.process_workers == 2
+    assert settings.process_threads == Settings().process_threads
+    assert (settings.redis.host, settings.redis.pool_timeout) == ("redis", 60.0)
+    assert settings.custom_arkose_url is False
+    third = settings.refresh_ToAccess.third_party
+    assert third == {
+        "PAN": None,
+        "NINJA": ("https://refresh.example.com/ninja/refresh", "bearer"),
+    }.get(version, ("https://refresh.example.com/applelogin", "form"))
+    told = {warning.split()[0] for warning in settings.warnings}
+    expected = {"process_threads", "custom_arkose_url"}
+    if version == "SEED":
+        expected.add("refresh_ToAccess.enableOai")
+    if version == "PAN":
+        expected.add("refresh")
+    assert told == expected
+
+
+def test_enable_oai_without_oauth_keys_means_the_third_party_address_that_is_set(
+    write: Write,
+) -> None:
+    group: dict[str, Any] = {"ninja_refreshToAccess_Url": "https://n.example.com/r"}
+    file = {"upstream_base_url": "https://u.example.com", "refresh_ToAccess": group}
+    settings = load(write(file), {})
+    assert settings.refresh_ToAccess.enableOai is False
+    [warning] = [w for w in settings.warnings if "enableOai" in w]
+    assert "ninja_refreshToAccess_Url" in warning
+    group["oauth_token_url"] = "https://oauth.example.com/token"
+    settings = load(write(file), {})
+    assert settings.refresh_ToAccess.enableOai is True
+    assert not any("enableOai" in warning for warning in settings.warnings)
+
+
+@pytest.mark.parametrize(
+    ("threads", "worker_class", "meant"),
+    [(1, "gevent", 2000), (2, "gevent", 2000), (15, "gevent", 2000), (16, "gevent", 16)]
+    + [(2, "gthread", 2)],
+)
+def test_few_threads_of_old_files_are_raised_and_that_is_said(
+    write: Write, threads: int, worker_class: str, meant: int
+) -> None:
+    file = {"process_threads": threads, "server": {"worker_class": worker_class}}
+    settings = load(write(file), {})
+    assert settings.process_threads == meant
+    said = [w for w in settings.warnings if w.startswith("process_threads")]
+    assert len(said) == (meant != threads)
+    assert load(None, {"PROCESS_THREADS": "2"}).process_threads == 2000
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [(0.5, 0.5), (30, 30.0), (999, 999.0), (1000, 1.0), (60000, 60.0)]
+)
+def test_pool_timeout_of_a_thousand_and_more_is_in_milliseconds(
+    write: Write, written: float, seconds: float
+) -> None:
+    assert load(write({"redis": {"pool_timeout": written}}), {}).redis.pool_timeout == seconds
 
 
 def test_built_in_name_gives_way_to_an_old_list_that_uses_it(write: Write) -> None:
@@ -348,6 +417,7 @@ def test_environment_overrides_the_file(write: Write) -> None:
         "REDIS_HOST": "elsewhere",
         "BOT_MODE_ENABLED": "yes",
         "REFRESH_TOACCESS_ENABLEOAI": "true",
+        "REFRESH_TOACCESS_OAUTH_TOKEN_URL": "https://oauth.example.com/token",
         "SERVER_COMMIT_WINDOW": "7.5",
         "SERVER_CORS_ORIGINS": "https://a.example.com,https://b.example.com",
         "MODELS_ALIASES": '{"gpt-5": "gpt-4o"}',

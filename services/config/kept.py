@@ -9,6 +9,7 @@ last.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -49,6 +50,15 @@ class KeptConfig:
     def accept(self, content: bytes) -> None:
         """Keep `content` for workers that start later."""
         self._put("accepted.json", content)
+
+    def is_first_to_say(self, text: str) -> bool:
+        """Whether no worker has asked this about `text` before, so that one alone says it."""
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        try:
+            (self.folder / f"said-{digest}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def _if_there(self, name: str) -> Path | None:
         path = self.folder / name

@@ -14,7 +14,12 @@ from dotenv import dotenv_values
 from services.config.kinds import Group
 from services.config.problems import ConfigErrors, Problem
 from services.config.reader import ABSENT, Reader, Spot
-from services.config.rules import advice, contradictions, settle_model_names
+from services.config.rules import (
+    advice,
+    contradictions,
+    settle_model_names,
+    settle_old_meanings,
+)
 from services.config.settings import ROOT, Settings
 
 FILE_VARIABLE = "CAUSEWAY_CONFIG"
@@ -46,7 +51,9 @@ def load(
     problems = [*reader.problems, *doubles, *contradictions(settings, source)]
     if problems:
         raise ConfigErrors(problems)
-    return msgspec.structs.replace(settings, warnings=(*reader.warnings, *advice(settings)))
+    settings, told = settle_old_meanings(settings)
+    warnings = (*reader.warnings, *told, *advice(settings))
+    return msgspec.structs.replace(settings, warnings=warnings)
 
 
 def load_here(provider_types: Mapping[str, type] | None = None, root: Path = ROOT) -> Settings:

@@ -10,6 +10,7 @@ from services.config.problems import Problem
 from services.config.settings import Settings
 
 _FEW_REQUESTS = 16
+_MANY_SECONDS = 1000.0
 
 
 def settle_model_names(
@@ -48,13 +49,40 @@ def contradictions(settings: Settings, source: str) -> Iterator[Problem]:
         seen.setdefault(setting.key, key)
 
 
+def settle_old_meanings(settings: Settings) -> tuple[Settings, list[str]]:
+    """Give values that only old files have the meaning they have there; what to say about it."""
+    told: list[str] = []
+    threads, default = settings.process_threads, Settings().process_threads
+    if threads < _FEW_REQUESTS and settings.server.worker_class == "gevent":
+        told.append(
+            f"process_threads = {threads} counts threads, as in old files: a worker serves"
+            f" {default} requests at a time instead, since a waiting one costs little"
+        )
+        threads = default
+    if settings.custom_arkose_url and not settings.arkose_urls:
+        told.append("custom_arkose_url has no effect without arkose_urls")
+    refresh, redis = settings.refresh_ToAccess, settings.redis
+    if refresh.enableOai and not refresh.oauth_token_url and refresh.third_party:
+        named = "xyhelper" if refresh.third_party[1] == "form" else "ninja"
+        told.append(
+            "refresh_ToAccess.enableOai has no effect without oauth_token_url: refresh tokens are"
+            f" exchanged at {named}_refreshToAccess_Url"
+        )
+        refresh = msgspec.structs.replace(refresh, enableOai=False)
+    if redis.pool_timeout >= _MANY_SECONDS:  # nobody means a quarter of an hour; samples have 60000
+        redis = msgspec.structs.replace(redis, pool_timeout=redis.pool_timeout / 1000)
+    settled = msgspec.structs.replace(
+        settings,
+        process_threads=threads,
+        custom_arkose_url=settings.custom_arkose_url and bool(settings.arkose_urls),
+        refresh_ToAccess=refresh,
+        redis=redis,
+    )
+    return settled, told
+
+
 def advice(settings: Settings) -> Iterator[str]:
     """What works, but hardly as intended."""
-    if settings.process_threads < _FEW_REQUESTS:
-        yield (
-            f"process_threads = {settings.process_threads}: that is how many requests a worker"
-            " serves at a time; a waiting stream costs little, so allow hundreds"
-        )
     auth = settings.auth
     if settings.has_accounts and not (auth.keys or auth.admin_key or auth.anonymous):
         yield (
@@ -65,8 +93,6 @@ def advice(settings: Settings) -> Iterator[str]:
         return
     if settings.use_pandora_file_server and not settings.file_server_host:
         yield "use_pandora_file_server has no effect without file_server_host"
-    if settings.custom_arkose_url and not settings.arkose_urls:
-        yield "custom_arkose_url has no effect without arkose_urls"
     refresh = settings.refresh_ToAccess
     if refresh.enableOai and not refresh.oauth_token_url:
         yield "refresh tokens cannot be exchanged without refresh_ToAccess.oauth_token_url"

@@ -114,8 +114,14 @@ class Live:
             app = self._made(keep_running(source.of_file(kept.accepted), started))
         self._current = Generation(app)
         logging.getLogger().setLevel(self.settings.log_level)
+        self._warn()
+
+    def _warn(self) -> None:
+        """Say what the settings make worth saying, each thing once for the whole service."""
+        kept = self._source.kept
         for text in self.settings.warnings:
-            log.warning("config: %s", text)
+            if kept is None or kept.is_first_to_say(text):
+                log.warning("config: %s", text)
 
     def _take_up(self, content: Content) -> None:
         self._seen = content.digest
@@ -136,8 +142,7 @@ class Live:
         changed = differing(self.settings, settings)
         if changed:
             self._swap(Generation(self._made(settings)))
-            for text in settings.warnings:
-                log.warning("config: %s", text)
+            self._warn()
         waiting = [key for key in differing(self._started, written) if needs_restart(key)]
         log.info(
             "config reloaded worker=%d changed=%s%s",
