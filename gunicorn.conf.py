@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 
 from services import embedded_store, log
 from services.config import KeptConfig, load_here
@@ -29,6 +30,8 @@ logger_class = "services.server_log.ServerLog"
 forwarded_allow_ips = ",".join(_server.trusted_proxies)
 proc_name = "causeway"
 control_socket_disable = True
+
+PROBE_AFTER, PROBE_EVERY, PROBES = 30, 10, 3
 
 
 def on_starting(arbiter):
@@ -53,6 +56,21 @@ def _keep(store, arbiter):
         manage_workers()
 
     arbiter.manage_workers = manage
+
+
+def when_ready(arbiter):
+    """In the master, once it listens: connections inherit that a silent one is probed.
+
+    An answer may take minutes without a byte. Routers and load balancers forget such connections
+    sooner, and callers may vanish without a word.
+    """
+    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))  # macOS
+    for listener in arbiter.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if idle is not None:
+            listener.sock.setsockopt(socket.IPPROTO_TCP, idle, PROBE_AFTER)
+        listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY)
+        listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
 
 
 def child_exit(arbiter, worker):

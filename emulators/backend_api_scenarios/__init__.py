@@ -51,7 +51,7 @@ SCENARIOS: Mapping[int, tuple[str, ...]] = {
     8: ("browsing",),
     9: ("marks_in_delta", "marks_adjacent", "marks_unknown", "marks_chinese", "marks_unclosed"),
     10: ("dalle",),
-    11: ("dalle_two", "dalle_refused", "dalle_403"),
+    11: ("dalle_two", "dalle_refused", "dalle_policy", "dalle_blocked", "dalle_403"),
     12: ("sandbox", "sandbox_two", "sandbox_unicode", "sandbox_refused"),
     13: ("parentheses", "open_parenthesis_end"),
     14: ("gizmo_files", "files_loaded"),

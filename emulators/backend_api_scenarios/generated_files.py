@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import zlib
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -11,11 +14,24 @@ from .steps import Step
 from .turn import Turn
 
 REPORT = "/mnt/data/report.csv"
+OTTER = "otter"
+POLICY = (
+    "User's requests didn't follow our content policy. Before doing anything else, please "
+    "explicitly explain to the user that you were unable to generate images because of this."
+)
+_ORDER = re.compile(
+    r"#dalle(?:\[[^\]]*\])?\s+(?!\d+x\d+$)(.+?)(?:\nThe picture's size:[^\n]*)?\Z", re.DOTALL
+)
 
 
 def dalle(turn: Turn) -> Iterator[Step]:
-    """The prompt as JSON code, one picture, the tool's note, `Here is it.`"""
-    return _drawn(turn, [turn.image()])
+    """The prompt as JSON code, one picture, the tool's note, `Here is it.`
+
+    The prompt is what stands behind `#dalle`, or else `otter`.
+    """
+    prompt = _prompt(turn)
+    shade = 0 if prompt == OTTER else zlib.crc32(prompt.encode()) % 256
+    return _drawn(turn, [turn.image(prompt, shade)], prompt)
 
 
 def dalle_two(turn: Turn) -> Iterator[Step]:
@@ -33,6 +49,18 @@ def dalle_refused(turn: Turn) -> Iterator[Step]:
     answer = turn.assistant()
     deltas = ("I can't draw that: ", "it goes against the content policy.")
     return turn.framed(_ask(turn), answer.grow(*deltas), answer.finish())
+
+
+def dalle_policy(turn: Turn) -> Iterator[Step]:
+    """No picture: the tool says that it is against the content policy, the model explains."""
+    tool, answer = turn.tool("dalle.text2im"), turn.assistant()
+    explained = answer.grow("I was unable", " to draw that.")
+    return turn.framed(_ask(turn), tool.finish(POLICY), explained, answer.finish())
+
+
+def dalle_blocked(turn: Turn) -> Iterator[Step]:
+    """No picture and no word: the upstream's moderation blocks the turn."""
+    return turn.framed(_ask(turn), blocked=True)
 
 
 def sandbox(turn: Turn) -> Iterator[Step]:
@@ -70,16 +98,22 @@ def sandbox_traversal(turn: Turn) -> Iterator[Step]:
     return _linked(turn, "Get [file](sandbox:/mnt/data/report.csv) now")
 
 
-def _ask(turn: Turn) -> Iterator[Step]:
+def _prompt(turn: Turn) -> str:
+    order = _ORDER.search(turn.user_texts[-1]) if turn.user_texts else None
+    return order[1].strip() if order else OTTER
+
+
+def _ask(turn: Turn, prompt: str = OTTER) -> Iterator[Step]:
     request = turn.assistant("dalle.text2im", "code")
-    return chain(request.grow('{"size":"1024x1024",', '"prompt":"otter"}'), request.finish())
+    said = f'"prompt":{json.dumps(prompt, ensure_ascii=False)}}}'
+    return chain(request.grow('{"size":"1024x1024",', said), request.finish())
 
 
-def _drawn(turn: Turn, pictures: list[Any]) -> Iterator[Step]:
+def _drawn(turn: Turn, pictures: list[Any], prompt: str = OTTER) -> Iterator[Step]:
     tool = turn.tool("dalle.text2im", "multimodal_text")
     note, answer = turn.tool("dalle.text2im"), turn.assistant()
     return turn.framed(
-        _ask(turn),
+        _ask(turn, prompt),
         tool.finish(parts=pictures),
         note.finish("DALL-E NOTE: the user sees the pictures already."),
         answer.grow("Here is", " it."),
@@ -97,6 +131,8 @@ SCENES = {
     "dalle_two": dalle_two,
     "dalle_403": dalle_403,
     "dalle_refused": dalle_refused,
+    "dalle_policy": dalle_policy,
+    "dalle_blocked": dalle_blocked,
     "sandbox": sandbox,
     "sandbox_two": sandbox_two,
     "sandbox_unicode": sandbox_unicode,

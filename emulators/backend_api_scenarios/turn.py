@@ -12,6 +12,9 @@ from ..backend_api_records import Conversation, StoredFile
 from .steps import Event, Options, Step
 
 CREATED = 1707600000.0
+MAX_SIDE = 2048
+"""Pixels of a picture whose size comes from the request."""
+_SIZE = re.compile(r"\b(\d{1,5})x(\d{1,5})\b")
 _TOKEN = re.compile(r"\s?\w{1,4}|\s?[^\w\s]|\s")
 
 
@@ -51,9 +54,11 @@ class Turn:
         metadata = {"message_type": "next", "model_slug": self.slug}
         return Message(self, "tool", name, content_type, "all", metadata)
 
-    def framed(self, *parts: Iterable[Step]) -> Iterator[Step]:
-        """The parts between what opens and closes every turn."""
-        return chain(self._opening(), *parts, self._closing())
+    def framed(self, *parts: Iterable[Step], blocked: bool = False) -> Iterator[Step]:
+        """The parts between what opens and closes every turn; `blocked` is the moderation's word
+        at the close.
+        """
+        return chain(self._opening(), *parts, self._closing(blocked))
 
     def event(self, message: Mapping[str, Any] | None, error: str | None = None) -> Event:
         conversation_id = self.conversation.conversation_id
@@ -97,11 +102,12 @@ class Turn:
         self.conversation.sandbox[path] = file.file_id
 
     def _image_size(self) -> tuple[int, int]:
-        asked = re.search(
-            r"\b(\d{2,4})x(\d{2,4})\b", self.user_texts[-1] if self.user_texts else ""
+        said = self.user_texts[-1] if self.user_texts else ""
+        *_, (width, height) = [("1024", "1024"), *_SIZE.findall(said)]
+        return (
+            self.param("width", min(int(width), MAX_SIDE)),
+            self.param("height", min(int(height), MAX_SIDE)),
         )
-        width, height = map(int, asked.groups()) if asked else (1024, 1024)
-        return self.param("width", width), self.param("height", height)
 
     def _opening(self) -> Iterator[Step]:
         hidden = {"is_visually_hidden_from_conversation": True}
@@ -110,9 +116,9 @@ class Turn:
             metadata = {"request_id": "84f0-emulated", "timestamp_": "absolute"}
             yield from Message(self, "user", None, "text", "all", metadata).finish(text)
 
-    def _closing(self) -> Iterator[Step]:
+    def _closing(self, blocked: bool) -> Iterator[Step]:
         conversation_id = self.conversation.conversation_id
-        moderation = {"flagged": False, "blocked": False, "moderation_id": "modr-1"}
+        moderation = {"flagged": blocked, "blocked": blocked, "moderation_id": "modr-1"}
         yield Event(
             {
                 "conversation_id": conversation_id,

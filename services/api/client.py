@@ -52,4 +52,5 @@ def _closed(connection: Any) -> bool:
         return False
     except (OSError, ValueError) as exc:
         # ValueError: a TLS socket takes no flags, and writing to it will tell
-        return isinstance(exc, ConnectionError)
+        # TimeoutError: the keep-alive probes of a silent connection found nobody
+        return isinstance(exc, ConnectionError | TimeoutError)

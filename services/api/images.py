@@ -1,18 +1,18 @@
 """POST /v1/images/generations and its aliases: a picture from any model that can draw in a chat.
 
-A picture may take a minute, and proxies give up on a silent answer sooner. So after the commit
-window status 200 goes out with a blank, and another blank after each silent keep-alive interval:
-JSON may begin with blanks. What fails from then on is an error object under that 200.
-`server.keepalive: off` waits for the true status instead, however long it takes.
+A picture may take minutes, and nothing is sent before it is there or has failed: the status is
+always the true one. Interim 1xx answers would not help on the way. Python's http.client takes any
+but 100 for the final one, nginx any but 103, Go's client a few only, and CDNs cut all the same. TCP
+probes keep the silent connection known to routers (gunicorn.conf.py), and a caller who needs bytes
+all the time streams a chat with the same model.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import partial
 from typing import Protocol
 
@@ -21,9 +21,8 @@ from flask import Blueprint, Response, request
 
 from services.api.auth import Authenticator
 from services.api.body import read_body
-from services.api.client import Client, ClientGone
-from services.api.errors import as_gateway_error
-from services.api.stream import HEADERS, close
+from services.api.client import Client
+from services.api.stream import close
 from services.config import Settings
 from services.core.errors import (
     GatewayError,
@@ -33,16 +32,16 @@ from services.core.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from services.core.events import Events, Extra, Image, Text
+from services.core.events import Events, Extra, Finish, Image, Text
 from services.core.requests import ChatRequest
 from services.files import public_base
 from services.gateway import Setting
 from services.pipeline import profiles
 from services.pipeline.guard import end_truthfully
+from services.pipeline.plain_text import PlainText
 from services.pipeline.render import render
-from services.wire.errors import error_body
 from services.wire.image_request import ImageRequest, as_chat, decode_image_request
-from services.wire.openai_images import BLANK, Picture, failed, images_body, refused
+from services.wire.openai_images import Picture, failed, images_body, refused
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +56,11 @@ PATHS = (
 MAX_SECONDS = 600.0
 """Longest time for one request, as long as OpenAI's own clients wait."""
 
+MAX_WORDS = 200
+"""Most characters of what a model says instead of a picture that go into the error."""
+
+_READ = 4000
+_SENTENCE_END = re.compile(r"[.!?\u2026](?=\s|\Z)|[\u3002\uff01\uff1f]")
 _LINKED = re.compile(r"!\[[^\]\n]{0,500}\]\((https?://[^\s()<>]{1,4000})\)")
 
 
@@ -90,11 +94,14 @@ class _Order(msgspec.Struct, frozen=True):
 
 
 class _Turn(msgspec.Struct):
-    """What one turn brought: pictures, the model's own text, and that text rendered."""
+    """What one turn brought: pictures, the model's own text, and that text rendered. `blocked`:
+    moderation took the picture.
+    """
 
     images: list[Image] = []
     heard: list[str] = []
     said: list[str] = []
+    blocked: bool = False
 
     @property
     def reply(self) -> str:
@@ -112,7 +119,6 @@ def blueprint(
     server = settings.server
     default = profiles.profile_from(settings.bot_mode, settings.labels)
     seconds = min(server.total_timeout, MAX_SECONDS)
-    window = math.inf if server.keepalive == "off" else server.commit_window
     bp = Blueprint("images", __name__)
 
     def create() -> Response:
@@ -130,50 +136,23 @@ def blueprint(
             setting = Setting(caller, profile, base, admission)
             order = _Order(image, chat, setting, started + seconds)
             drawing = admission.during(_draw(order, source, shelf))
-            client = Client(request.environ)
-            answer = _wait(drawing, client, started + window)
-        if answer is not None:
-            return Response(answer, mimetype="application/json")
-        late = _late(drawing, client, server.keepalive_interval)
-        return Response(late, headers=HEADERS, mimetype="application/json", direct_passthrough=True)
+            answer = _complete(drawing, Client(request.environ))
+        return Response(answer, headers=admission.headers, mimetype="application/json")
 
     for path in PATHS:
         bp.add_url_rule(path, endpoint=path.replace("/", "_"), view_func=create, methods=["POST"])
     return bp
 
 
-def _wait(drawing: _Drawing, client: Client, until: float) -> bytes | None:
-    """The answer, if it is there by `until`; what fails until then is raised."""
+def _complete(drawing: _Drawing, client: Client) -> bytes:
+    """The answer, once it is complete. Raises what it fails with, and `ClientGone`."""
     try:
-        while time.monotonic() < until:
+        while True:
             next(drawing)
             client.check()
     except StopIteration as done:
         answer: bytes = done.value
         return answer
-    except ClientGone:
-        drawing.close()
-        raise
-    return None
-
-
-def _late(drawing: _Drawing, client: Client, interval: float) -> Iterator[bytes]:
-    """Blanks, so that status and headers go out at once, then the answer or an error object."""
-    try:
-        written = time.monotonic()
-        yield BLANK
-        while True:
-            next(drawing)
-            client.check()
-            if time.monotonic() - written >= interval:
-                yield BLANK
-                written = time.monotonic()
-    except StopIteration as done:
-        yield done.value
-    except ClientGone:
-        return
-    except Exception as exc:  # noqa: BLE001  # the 500 handler of an answer whose status is already out
-        yield error_body(as_gateway_error(exc))
     finally:
         drawing.close()
 
@@ -190,10 +169,10 @@ def _draw(order: _Order, source: PictureSource, shelf: ImageBytes) -> _Drawing:
         raise
     except (UpstreamError, RateLimited, Unavailable) as exc:
         raise failed(exc) from exc
-    reply = "\n".join(turn.reply for turn in turns)
     if not pictures:
-        raise refused(reply)
-    return images_body(int(time.time()), pictures, reply)
+        words = _on_one_line("\n".join("".join(turn.heard) for turn in turns))
+        raise refused(words, blocked=any(turn.blocked for turn in turns))
+    return images_body(int(time.time()), pictures, "\n".join(turn.reply for turn in turns))
 
 
 def _turns(order: _Order, source: PictureSource) -> Generator[None, None, list[_Turn]]:
@@ -235,7 +214,9 @@ def _take(
                 raise UpstreamTimeout("the picture was not ready within this service's time limit")
     finally:
         close(wire)
-    if not turn.images:
+    if turn.blocked:
+        turn.images.clear()
+    elif not turn.images:
         # an upstream behind another gateway says its pictures in markdown
         turn.images += [Image(url) for url in _LINKED.findall("".join(turn.heard))]
 
@@ -249,13 +230,28 @@ def _collected(events: Events, turn: _Turn) -> Events:
                     turn.images.append(event)
                 elif isinstance(event, Text):
                     turn.heard.append(event.text)
+                elif isinstance(event, Finish):
+                    turn.blocked = turn.blocked or event.reason == "content_filter"
                 elif isinstance(event, Extra) and isinstance(event.fields.get("refusal"), str):
                     turn.said.append(event.fields["refusal"])
+                    turn.heard.append(event.fields["refusal"])
             yield batch
     finally:
         closing = getattr(events, "close", None)
         if closing is not None:
             closing()
+
+
+def _on_one_line(text: str) -> str:
+    """The first sentences of a markdown text, plain, as many as fit into `MAX_WORDS`; one that
+    does not is cut.
+    """
+    plain = PlainText()
+    line = " ".join((plain.feed(text[:_READ]) + plain.flush()).split())
+    if len(line) <= MAX_WORDS:
+        return line
+    ends = [end.end() for end in _SENTENCE_END.finditer(line[:MAX_WORDS])]
+    return line[: ends[-1]] if ends else line[: MAX_WORDS - 1] + "…"
 
 
 def _picture(image: Image, turn: _Turn, wanted: ImageRequest, shelf: ImageBytes) -> Picture:

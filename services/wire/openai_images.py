@@ -16,8 +16,11 @@ from services.core.errors import GatewayError
 FAILED = "image_generate_fail"
 """The `code` of a request that brought no picture."""
 
-BLANK = b" "
-"""What keeps a connection alive before the answer: JSON may begin with blanks."""
+BLOCKED = "content_policy_violation"
+"""The `code` where moderation is the reason."""
+
+_MODERATION_CODES = {BLOCKED, "moderation_blocked", "content_filter", "contentFilter"}
+"""What OpenAI and Azure call it."""
 
 
 class Picture(msgspec.Struct, frozen=True):
@@ -39,15 +42,16 @@ def _object(picture: Picture) -> dict[str, Any]:
     return {**shown, "revised_prompt": picture.revised_prompt}
 
 
-def refused(words: str) -> GatewayError:
-    """The model answered with `words` and no picture: the request's fault, so nobody retries it.
+def refused(words: str, *, blocked: bool) -> GatewayError:
+    """The error for a turn that ended well but made no picture; `words` are what the model said,
+    on one line.
 
-    Without words it is the upstream's: another one may do better.
+    With words, or `blocked` by moderation, it is the request's fault and nobody retries it. Without
+    it is the upstream's: another one may do better.
     """
-    if words.strip():
-        return GatewayError(
-            words.strip(), status=400, type="invalid_request_error", param="", code=FAILED
-        )
+    if blocked or words:
+        what = "the picture was blocked by moderation" if blocked else "the model made no picture"
+        return _no_picture(f"{what}: {words}" if words else what, BLOCKED if blocked else FAILED)
     return GatewayError(
         "the upstream made no picture and gave no reason",
         status=502,
@@ -58,7 +62,11 @@ def refused(words: str) -> GatewayError:
 
 
 def failed(error: GatewayError) -> GatewayError:
-    """An upstream's failure as the images dialect says it: its own status, words and type."""
+    """An upstream's failure as the images dialect says it: its own status, words and type, but a
+    400 where its code says that moderation blocked the picture.
+    """
+    if error.code in _MODERATION_CODES:
+        return _no_picture(error.message, BLOCKED)
     return GatewayError(
         error.message,
         status=error.status,
@@ -68,3 +76,7 @@ def failed(error: GatewayError) -> GatewayError:
         retry_after=error.retry_after,
         headers=error.headers,
     )
+
+
+def _no_picture(message: str, code: str) -> GatewayError:
+    return GatewayError(message, status=400, type="invalid_request_error", param="", code=code)

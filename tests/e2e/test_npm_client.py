@@ -26,6 +26,7 @@ def process(
     settings = custom(openai_upstream.base_url, models=["emu-small"])
     gone = {"prefix": "gone", "base_url": f"http://127.0.0.1:{free_port()}/v1", "api_key": "sk-x"}
     settings["providers"]["custom"].append(gone)
+    settings["server"] = {"commit_window": 1}  # pictures take longer here
     with GatewayProcess(tmp_path_factory.mktemp("npm"), settings) as running:
         yield running
 
@@ -99,6 +100,8 @@ def test_stream_is_told_whole_with_one_role_one_finish_and_usage(report: dict[st
         ("refused", "InternalServerError", 502, "upstream_unreachable", "502 "),
         ("refused stream", "InternalServerError", 502, "upstream_unreachable", "502 "),
         ("cut", "InternalServerError", 502, "upstream_protocol_error", "502 "),
+        ("picture 429", "RateLimitError", 429, "image_generate_fail", "429 "),
+        ("picture text", "BadRequestError", 400, "image_generate_fail", "400 the model made no"),
     ],
 )
 def test_failure_is_the_right_exception_with_its_words(

@@ -29,6 +29,7 @@ from services.core.errors import (
     ProtocolError,
     RateLimited,
     UpstreamError,
+    UpstreamRefused,
 )
 from services.core.events import SILENCE, CodeBlock, Event, Events, Finish, Image, Text
 from services.core.models import Caller, Credential, Secret
@@ -219,8 +220,9 @@ def test_answer_has_reply_and_a_prompt_for_each_picture() -> None:
 
 
 def test_a_refusal_is_the_requests_fault_and_silence_the_upstreams() -> None:
-    assert (refused(" No. ").message, refused("No.").status) == ("No.", 400)
-    assert refused(" \n").status == 502
+    error = refused("No.", blocked=False)
+    assert (error.message, error.status) == ("the model made no picture: No.", 400)
+    assert refused("", blocked=False).status == 502
     error = failed(RateLimited("busy", retry_after=7, headers={"x-a": "b"}))
     assert (error.status, error.type, error.code) == (
         429,
@@ -341,13 +343,61 @@ def test_a_picture_in_markdown_counts_also_in_bot_mode() -> None:
     assert body["reply"] == "Here: \nhttps://up.example/c.png"
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [
+        [[Finish("content_filter")]],
+        [[Text("I may not.")], [Finish("content_filter")]],
+        [[Image(A)], [Text("Here is it.")], [Finish("content_filter")]],
+        [UpstreamRefused("no", upstream_status=400, status=400, code="content_policy_violation")],
+        [UpstreamRefused("no", upstream_status=400, status=400, code="moderation_blocked")],
+        [[Text("Hm")], UpstreamError("no", code="content_filter")],
+    ],
+)
+def test_a_picture_blocked_by_moderation_is_a_400_with_the_code_that_says_so(turn: Turn) -> None:
+    with served(Painter(turn)) as url:
+        answer = post(url)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["code"] == "content_policy_violation"
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+
+
+def test_of_several_pictures_the_blocked_one_is_left_out() -> None:
+    blocked: Turn = [[Image(B)], [Finish("content_filter")]]
+    with served(Painter(drawn(A), blocked)) as url:
+        answer = post(url, json={"n": 2})
+    assert [picture["url"] for picture in answer.json()["data"]] == [A]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("# Sorry!\n\n**I cannot** draw `that`.\n", "Sorry! I cannot draw that."),
+        ("A causeway is a road. " + "It goes on and on. " * 1000, "A causeway is a road. It goes"),
+        ("画" * 30 + "。" + "不" * 9000, "画" * 30 + "。"),
+        ("word " * 4000, "word word "),
+    ],
+)
+def test_a_long_answer_instead_of_a_picture_is_one_short_line(words: str, told: str) -> None:
+    with served(Painter([[Text(words)], [Finish("stop")]])) as url:
+        answer = post(url)
+    assert answer.status_code == 400
+    message = answer.json()["error"]["message"].removeprefix("the model made no picture: ")
+    assert message.startswith(told)
+    assert len(message) <= 200
+    assert "\n" not in message
+    assert message[-1] in ".。…"
+
+
 def test_a_refusal_is_a_400_in_the_models_own_words() -> None:
     with served(Painter([[Text("I cannot draw that.")], [Finish("stop")]])) as url:
         answer = post(url)
     assert answer.status_code == 400
     assert answer.json() == {
         "error": {
-            "message": "I cannot draw that.",
+            "message": "the model made no picture: I cannot draw that.",
             "type": "invalid_request_error",
             "param": "",
             "code": "image_generate_fail",
@@ -405,44 +455,46 @@ def test_nobody_draws_without_a_key_or_without_a_prompt() -> None:
 IMPATIENT = {"commit_window": 0.2, "keepalive_interval": 0.2}
 
 
-def test_a_slow_picture_comes_behind_blanks() -> None:
-    with served(Painter([1.2, *drawn(A)]), server=IMPATIENT) as url:
-        started = time.monotonic()
-        answer = post(url, stream=True)
-        headers_after = time.monotonic() - started
-        body = answer.content
-    assert headers_after < 1.0
-    assert answer.status_code == 200
-    assert len(body) - len(body.lstrip(b" ")) >= 3
-    assert json.loads(body)["data"][0]["url"] == A
+def opened(url: str) -> socket.socket:
+    """A connection over which a picture has been asked for."""
+    body = b'{"prompt":"an otter","model":"painter"}'
+    head = (
+        f"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10)
+    connection.sendall(head.encode() + body)
+    return connection
 
 
-def test_a_busy_upstream_without_a_picture_yet_is_kept_alive_as_well() -> None:
-    chatter: Turn = []
-    for _ in range(12):
-        chatter += [[Text("hm ")], 0.1]
-    with served(Painter([*chatter, *drawn(A)]), server=IMPATIENT) as url:
-        body = post(url).content
-    assert len(body) - len(body.lstrip(b" ")) >= 3
-    assert json.loads(body)["data"]
+def test_no_byte_is_sent_before_the_picture_is_there() -> None:
+    with (
+        served(Painter([1.5, *drawn(A)]), server=IMPATIENT) as url,
+        opened(url) as connection,
+    ):
+        connection.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(10)
+        assert connection.recv(12) == b"HTTP/1.1 200"
 
 
-@pytest.mark.parametrize("error", [RateLimited("busy"), ZeroDivisionError("secret")])
-def test_a_late_failure_is_an_error_object(error: Exception) -> None:
-    with served(Painter([0.6, error]), server=IMPATIENT) as url:
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RateLimited("busy"), 429),
+        (UpstreamError("it failed"), 502),
+        (UpstreamRefused("no", upstream_status=400, status=400), 400),
+        (ZeroDivisionError("secret"), 500),
+    ],
+)
+def test_a_refusal_after_a_long_wait_has_its_own_status(error: Exception, status: int) -> None:
+    with served(Painter([0.8, error]), server=IMPATIENT) as url:
         answer = post(url)
-    assert answer.status_code == 200
-    assert answer.content.startswith(b" ")
+    assert answer.status_code == status
     said = answer.json()["error"]
     assert set(said) == {"message", "type", "param", "code"}
     assert "secret" not in said["message"]
-
-
-def test_without_keep_alive_the_status_is_always_true() -> None:
-    with served(
-        Painter([0.6, RateLimited("busy")]), server=IMPATIENT | {"keepalive": "off"}
-    ) as url:
-        assert post(url).status_code == 429
 
 
 def test_there_is_a_limit_to_patience() -> None:
@@ -454,26 +506,16 @@ def test_there_is_a_limit_to_patience() -> None:
     assert painter.closed.is_set()
 
 
-@pytest.mark.parametrize("window", [0.2, 5.0])
-def test_a_client_that_leaves_frees_the_upstream(window: float) -> None:
+def test_a_client_that_leaves_frees_the_upstream() -> None:
     painter = Painter([10.0, *drawn(A)])
-    body = b'{"prompt":"an otter","model":"painter"}'
-    head = (
-        f"POST /v1/images/generations HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {KEY}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    with served(painter, server={"commit_window": window}) as url:
-        port = int(url.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port), 10) as connection:
-            connection.sendall(head.encode() + body)
-            if window < 1:
-                assert connection.recv(100).startswith(b"HTTP/1.")
-            else:
-                deadline = time.monotonic() + 10
-                while not painter.asked:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.01)
-        assert painter.closed.wait(5)
+    with served(painter, server=IMPATIENT) as url:
+        with opened(url):
+            deadline = time.monotonic() + 10
+            while not painter.asked:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            time.sleep(0.5)
+        assert painter.closed.wait(2)
 
 
 # through a real provider to an upstream on a socket

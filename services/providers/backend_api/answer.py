@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from services.core.errors import UpstreamError
 from services.core.events import Conversation, Finish, FinishReason, Reasoning, Text
 from services.core.models import Credential
@@ -29,6 +31,12 @@ from services.providers.backend_api.voices import (
 THINKERS = frozenset({"a8km123"})
 """Tools whose text is the model's thinking."""
 
+_POLICY = re.compile(
+    r"(did not|didn['\u2019]t) follow our content polic|violates? our content polic", re.IGNORECASE
+)
+"""What the drawing tool tells the model when it does not draw."""
+_BEGINNING = 300
+
 _REASONS: dict[str, FinishReason] = {"max_tokens": "length", "interrupted": "length"}
 
 
@@ -54,6 +62,8 @@ class Answer:
         self._voices: dict[tuple[str, str], Voice | None] = {}
         self._speaking: Voice | None = None
         self._reason: FinishReason = "stop"
+        self._blocked = False
+        self._picture_refused = False
         self.has_spoken = False
 
     def feed(self, frame: bytes, out: list[Found]) -> None:
@@ -93,7 +103,9 @@ class Answer:
     def finish(self, out: list[Found]) -> None:
         """Append the end. Raises `UpstreamError` if nothing was said."""
         self.close(out)
-        if not self.has_spoken and self._reason != "content_filter":
+        if self._blocked or self._picture_refused:
+            self._reason = "content_filter"
+        elif not self.has_spoken:
             raise UpstreamError("the upstream's answer is empty", code="empty_answer")
         if self._told and self.conversation_id and self.message_id:
             out.append(Conversation(self.conversation_id, self.message_id))
@@ -106,7 +118,7 @@ class Answer:
 
     def _hear(self, event: UpstreamEvent, out: list[Found]) -> None:
         if event.moderation_response is not None and event.moderation_response.blocked:
-            self._reason = "content_filter"
+            self._blocked = True
         message = event.message
         if message is None or message.author is None or message.content is None:
             return
@@ -159,12 +171,18 @@ class Answer:
                 return None
 
     def _end_of(self, message: Message) -> None:
-        metadata, author = message.metadata, message.author
+        metadata, author, content = message.metadata, message.author, message.content
         assert author is not None
+        assert content is not None
+        if author.role == "tool" and content.content_type == "multimodal_text":
+            self._picture_refused = False  # a second try went well
+        elif author.role == "tool" and content.content_type == "text":
+            refused = _POLICY.search(content.whole[:_BEGINNING]) is not None
+            self._picture_refused = refused or self._picture_refused
         if metadata is None:
             return
         reason = finish_type(metadata.finish_details)
-        if reason and author.role == "assistant" and self._reason != "content_filter":
+        if reason and author.role == "assistant":
             self._reason = _REASONS.get(reason, "stop")
         asked = question(metadata.jit_plugin_data)
         if asked is not None:

@@ -13,6 +13,8 @@ const MODEL = "up/emu-small";
 const ask = (content, more = {}, from = client) =>
   from.chat.completions.create({ model: MODEL, messages: [{ role: "user", content }], ...more });
 
+const draw = (prompt) => client.images.generate({ model: MODEL, prompt });
+
 function failure(error) {
   const { status, message, code, type, param, requestID } = error;
   const retryAfter = error.headers?.get("retry-after") ?? null;
@@ -82,6 +84,8 @@ for (const [name, request] of Object.entries({
   refused: () => ask("hi", { model: "gone/any" }),
   "refused stream": () => ask("hi", { model: "gone/any", stream: true }),
   cut: () => ask("#cut"),
+  "picture 429": () => draw("#slow-headers:2.5 #429"),
+  "picture text": () => draw("#slow-headers:2.5 a red fox"),
 })) {
   errors[name] = await failed(request());
 }

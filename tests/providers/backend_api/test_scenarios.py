@@ -339,6 +339,22 @@ def test_blocked_answer_says_so(stage: Stage) -> None:
     assert stage.events("") == [Text("Hm"), Finish("content_filter")]
 
 
+def test_picture_that_the_tool_refused_says_so_unless_a_second_try_goes_well(
+    stage: Stage,
+) -> None:
+    assert stage.events("#dalle_policy")[-2:] == [
+        Text("I was unable to draw that."),
+        Finish("content_filter"),
+    ]
+    tool = {"role": "tool", "name": "dalle.text2im", "status": "finished_successfully"}
+    policy = message("User's requests didn't follow our content policy.", id="t1", **tool)
+    again = message([], kind="multimodal_text", id="t2", **tool)
+    stage.says(policy, again, message("Here is it."))
+    assert stage.events("")[-1] == STOP
+    stage.says(policy)
+    assert stage.events("") == [Finish("content_filter")]
+
+
 def test_shapes_that_nobody_knows_are_skipped(stage: Stage) -> None:
     stage.says(
         "7",
