@@ -78,7 +78,11 @@ def start_demo(root: Path, environ: MutableMapping[str, str]) -> Demo:
     if web is not None:
         # a variable, since it wins over a real upstream's in .env, which must not get this token
         environ["UPSTREAM_BASE_URL"] = web.said(_LISTENING, deadline)
-        settings["providers"]["backend_api"] = {"access_token": web.said(_TOKEN, deadline)}
+        environ["DALLE_PROMPT_PREFIX"] = "#dalle "  # the word that has this upstream draw
+        settings["providers"]["backend_api"] = {
+            "access_token": web.said(_TOKEN, deadline),
+            "calls_per_minute": 0,
+        }
         settings["use_pandora_file_server"] = False
     environ["CAUSEWAY_CONFIG"] = str(_written(folder / "config.json", settings))
     return Demo(root, not why_not, why_not, has_web)
@@ -120,8 +124,10 @@ class _Upstream:
 
 
 def _entry(prefix: str, url: str, models: list[str]) -> dict[str, Any]:
-    """One of `providers.custom`. With a key of its own, it never gets the caller's."""
-    return {"prefix": prefix, "base_url": url, "api_key": "none", "models": models}
+    """One of `providers.custom`; none of these models draws. With a key of its own, it never gets
+    the caller's.
+    """
+    return {"prefix": prefix, "base_url": url, "api_key": "none", "models": models, "draws": []}
 
 
 def _written(path: Path, settings: dict[str, Any]) -> Path:

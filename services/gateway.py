@@ -15,6 +15,7 @@ import msgspec
 from services.accounts import Credentials
 from services.core.errors import (
     GatewayError,
+    InvalidRequest,
     ModelNotFound,
     ProtocolError,
     Unavailable,
@@ -128,10 +129,28 @@ class Gateway:
         return run(events, request, setting.profile)
 
     def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
-        """One turn of a model that draws, its pictures at addresses of ours, nothing rendered."""
-        return setting.admission.tap(self._rich(chat, setting, None))
+        """One turn of a model that draws, its pictures at addresses of ours, nothing rendered.
 
-    def _rich(self, request: ChatRequest, setting: Setting, not_fetched: str | None) -> Events:
+        Raises at once `ModelNotFound`, and `InvalidRequest` for a model known to make no pictures.
+        """
+        if self._registry.resolve(chat.model).route.draws is False:
+            raise self._draws_nothing(chat.model, setting)
+        return setting.admission.tap(self._rich(chat, setting, None, pictures=True))
+
+    def _draws_nothing(self, model: str, setting: Setting) -> InvalidRequest:
+        names = (name for name in self._registry.drawing() if setting.admission.allows(name))
+        other = next(names, None)
+        instead = f"{other} does" if other else "no model known to do so is configured"
+        return InvalidRequest(f"the model {model} makes no pictures; {instead}", param="model")
+
+    def _rich(
+        self,
+        request: ChatRequest,
+        setting: Setting,
+        not_fetched: str | None,
+        *,
+        pictures: bool = False,
+    ) -> Events:
         target = self._registry.resolve(request.model)
         others = () if setting.caller.credential else self._fallbacks.others(request.model)
         if not others:
@@ -139,6 +158,7 @@ class Gateway:
         sources = [
             Source(name, partial(self._from, other, request, setting, not_fetched))
             for name, other in ((request.model, target), *self._served(others))
+            if not pictures or other.route.draws is not False
         ]
         return first_to_answer(sources, self._fallbacks.after)
 

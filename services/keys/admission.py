@@ -71,9 +71,13 @@ class Admission:
         """Whether a stream is to end with token counts though nobody asked."""
         return self.record is not None and self.record.always_usage
 
+    def allows(self, model: str) -> bool:
+        """Whether the key may use `model`."""
+        return self.record is None or self.record.allows(model)
+
     def permit(self, model: str) -> None:
         """Note the model asked for. Raises `PermissionDenied` if the key may not use it."""
-        if self.record is not None and not self.record.allows(model):
+        if not self.allows(model):
             raise PermissionDenied(
                 "this key may not use this model", param="model", code="model_not_allowed"
             )

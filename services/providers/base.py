@@ -66,13 +66,15 @@ class Route(msgspec.Struct, frozen=True):
     if any.
 
     `key` tells the provider which of its own upstreams is meant; `pool` names the accounts that
-    serve it, where the provider has several pools.
+    serve it, where the provider has several pools. `draws` says whether the model makes pictures
+    when it is asked for one; None where that is not known.
     """
 
     upstream_model: str
     credential: Credential | None = None
     key: str = ""
     pool: str = ""
+    draws: bool | None = None
 
 
 class Provider(ABC):

@@ -36,7 +36,8 @@ _EVERYTHING = "*"
 class Upstream(msgspec.Struct, frozen=True):
     """One entry of `providers.custom`.
 
-    `stream_usage` asks a stream for its usage, which a few old servers refuse.
+    `stream_usage` asks a stream for its usage, which a few old servers refuse. `draws` names those
+    models that make pictures in a chat; None: not known.
     """
 
     prefix: str
@@ -47,6 +48,7 @@ class Upstream(msgspec.Struct, frozen=True):
     stream_usage: bool = True
     accounts: tuple[AccountSetting, ...] = ()
     accounts_file: str = ""
+    draws: tuple[str, ...] | None = None
 
 
 SETTINGS = list[Upstream]
@@ -115,7 +117,8 @@ class Custom(Provider):
 
 def _route(upstream: Upstream, model: str) -> Route:
     credential = Credential(upstream.api_key) if upstream.api_key else None
-    return Route(model, credential, upstream.prefix, _pool(upstream))
+    draws = None if upstream.draws is None else model in upstream.draws
+    return Route(model, credential, upstream.prefix, _pool(upstream), draws)
 
 
 def _pool(upstream: Upstream) -> str:

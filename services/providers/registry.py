@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +17,10 @@ from services.core.models import ModelCard
 from services.providers.base import Provider, ProviderContext, Route
 
 log = logging.getLogger(__name__)
+
+PICTURE_MODELS = ("dall-e-3", "dall-e-2", "gpt-image-1")
+"""What apps call the model that makes pictures, whoever does it."""
+_PICTURE_PREFIXES = ("dall-e-", "gpt-image-")
 
 
 def provider_modules() -> dict[str, ModuleType]:
@@ -66,14 +70,19 @@ class Registry:
         return tuple(pool for provider in self._providers for pool in provider.pools)
 
     def models(self) -> list[ModelCard]:
-        """All models to list, aliases last, each name once; without those of a provider that
-        cannot list its own now.
+        """All models to list, each name once, without those of a provider that cannot list its own
+        now; the `PICTURE_MODELS` too where a model is known to draw, since relays take the names
+        they may send from this list.
         """
         cards = {card.id: card for provider in self._providers for card in self._listed(provider)}
         for alias, name in self._aliases.items():
             known = cards.get(name)
             owner = known.owned_by if known else "causeway"
             cards[alias] = ModelCard(alias, owner, known.created if known else 0)
+        for drawing, _ in self._drawing():
+            for name in PICTURE_MODELS:
+                cards.setdefault(name, ModelCard(name, drawing.owned_by, drawing.created))
+            break
         return list(cards.values())
 
     def _listed(self, provider: Provider) -> list[ModelCard]:
@@ -87,9 +96,23 @@ class Registry:
         self._unlisted.discard(provider.name)
         return cards
 
+    def drawing(self) -> list[str]:
+        """Names of models that are known to make pictures, the upstreams' own first."""
+        own = [card.id for card, _ in self._drawing()]
+        return (
+            [*own, *(name for name in PICTURE_MODELS if name not in self._aliases)] if own else []
+        )
+
+    def _drawing(self) -> Iterator[tuple[ModelCard, Target]]:
+        for provider in self._providers:
+            for card in self._listed(provider):
+                route = provider.route(card.id)
+                if route is not None and route.draws and card.id not in self._aliases:
+                    yield card, Target(provider, route)
+
     def resolve(self, model: str) -> Target:
         """Who serves `model`: an alias first, then a provider that knows the name, then one that
-        takes any.
+        takes any, and for the usual names of picture models the first model known to draw.
 
         Raises `ModelNotFound`.
         """
@@ -102,6 +125,9 @@ class Registry:
             route = provider.catch_all(name)
             if route is not None:
                 return Target(provider, route)
+        if name.startswith(_PICTURE_PREFIXES):
+            for _, target in self._drawing():
+                return target
         raise ModelNotFound(
             f"the model {model} does not exist here; GET /v1/models lists the ones that do",
             param="model",

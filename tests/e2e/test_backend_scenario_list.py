@@ -195,6 +195,10 @@ def test_poisoned_gpt_is_looked_up_anew_in_every_profile(
 TEXT = "test_backend_scenarios.py::test_text_of_a_scenario_in_every_profile[{}]"
 SOCKET = "test_backend_scenario_list.py::test_socket_gives_the_same_text_in_every_profile[{}-{}]"
 HERE = "test_backend_scenario_list.py::test_{}"
+PICTURE = (
+    "test_images.py::test_refusal_after_a_long_wait_is_the_official_clients_exception"
+    "[{}-BadRequestError-{}]"
+)
 FAILS = "test_backend_failures_in_every_profile.py::test_{}_in_every_profile{}"
 _SAME = "is_the_same_failure"
 
@@ -233,7 +237,10 @@ TESTED: dict[int, tuple[str, ...]] = {
     8: _texts("browsing"),
     9: _texts(*(f"marks_{k}" for k in ("in_delta", "adjacent", "unknown", "chinese", "unclosed"))),
     10: _texts("dalle"),
-    11: _texts("dalle_two", "dalle_refused", "dalle_403"),
+    11: (
+        *_texts("dalle_two", "dalle_refused", "dalle_403"),
+        *(PICTURE.format(f"dalle_{k}", "content_policy_violation") for k in ("policy", "blocked")),
+    ),
     12: _texts("sandbox", "sandbox_two", "sandbox_unicode", "sandbox_refused"),
     13: _texts("parentheses", "open_parenthesis_end"),
     14: _texts("gizmo_files", "files_loaded"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import signal
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,6 +202,44 @@ def test_scripted_upstreams_answer_beside_it(demo: Demo) -> None:
     link = re.search(r"http://\S+\.png", ask(demo, "gpt-4o", "#dalle"))
     assert link is not None
     assert requests.get(link[0], timeout=10).content.startswith(b"\x89PNG")
+
+
+def paint(demo: Demo, **fields: Any) -> requests.Response:
+    return requests.post(f"{demo.url}/v1/images/generations", json=fields, timeout=60)
+
+
+@pytest.mark.parametrize("model", [None, "dall-e-3", "dall-e-2", "gpt-image-1", "gpt-4o"])
+def test_any_prompt_is_drawn(demo: Demo, model: str | None) -> None:
+    answer = paint(demo, prompt="a red fox\nin the snow", n=2, size="256x128", model=model)
+    pictures = answer.json()["data"]
+    assert [p["revised_prompt"] for p in pictures] == ["a red fox\nin the snow"] * 2
+    for drawn in pictures:
+        assert png_size(requests.get(drawn["url"], timeout=10).content) == (256, 128)
+
+
+def test_prompts_are_drawn_differently_and_come_as_bytes_too(demo: Demo) -> None:
+    answers = [
+        paint(demo, prompt=prompt, response_format="b64_json").json()["data"]
+        for prompt in ("a red fox", "a 20x30 grid")
+    ]
+    fox, grid = (base64.b64decode(data[0]["b64_json"]) for data in answers)
+    assert png_size(fox) == (1024, 1024)
+    assert png_size(grid) == (20, 30)
+    assert fox != grid
+
+
+def png_size(data: bytes) -> tuple[int, ...]:
+    assert data.startswith(b"\x89PNG")
+    return struct.unpack(">II", data[16:24])
+
+
+@pytest.mark.parametrize("model", ["demo-llm", "emu-small", "gpt-3.5-turbo"])
+def test_model_that_draws_nothing_names_one_that_does_at_once(demo: Demo, model: str) -> None:
+    answer = paint(demo, prompt="a red fox", model=model)
+    assert answer.status_code == 400
+    message = answer.json()["error"]["message"]
+    assert message == f"the model {model} makes no pictures; gpt-4-s does"
+    assert answer.elapsed.total_seconds() < 10
 
 
 def test_without_the_wheels_the_scripted_upstreams_answer(tmp_path: Path) -> None:

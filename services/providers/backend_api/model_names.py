@@ -34,7 +34,8 @@ class Family(msgspec.Struct, frozen=True):
     """One kind of model. `slug` is the upstream's name, `extra` its own keys of a request.
 
     `text_only` takes neither pictures nor files, `talk_only` only user and assistant messages.
-    `arkose`: asks for such a token, where the operator has switched that on.
+    `arkose`: asks for such a token, where the operator has switched that on. `draws`: makes
+    pictures; None where that depends on the account or, of a GPT, on its tools.
     """
 
     slug: str
@@ -42,6 +43,7 @@ class Family(msgspec.Struct, frozen=True):
     text_only: bool = False
     talk_only: bool = False
     arkose: bool = True
+    draws: bool | None = None
 
 
 GIZMO = Family("gpt-4-gizmo")
@@ -78,10 +80,10 @@ def gizmo_id(text: str) -> str | None:
 def _families(own: BackendApiSettings) -> dict[str, Family]:
     no_token = {**_NO_SUGGESTIONS, "arkose_token": None}
     return {
-        GPT_3_5: Family(own.gpt_3_5_slug, no_token, text_only=True, arkose=False),
-        "gpt-4-s": Family("gpt-4", _NO_SUGGESTIONS),
-        "gpt-4-mobile": Family(own.gpt_4_mobile_slug, _NO_SUGGESTIONS),
-        "gpt-4o": Family("gpt-4o", no_token),
+        GPT_3_5: Family(own.gpt_3_5_slug, no_token, text_only=True, arkose=False, draws=False),
+        "gpt-4-s": Family("gpt-4", _NO_SUGGESTIONS, draws=True),
+        "gpt-4-mobile": Family(own.gpt_4_mobile_slug, _NO_SUGGESTIONS, draws=True),
+        "gpt-4o": Family("gpt-4o", no_token, draws=True),
         "gpt-4o-mini": Family("gpt-4o-mini", {**no_token, "force_paragen_model_slug": ""}),
         "o1-preview": Family("o1-preview", _O1, talk_only=True),
         "o1-mini": Family("o1-mini", _O1, talk_only=True),

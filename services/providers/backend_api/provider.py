@@ -18,7 +18,13 @@ from services.providers.backend_api.conversations import Conversations, text_fie
 from services.providers.backend_api.event_socket import SocketDialler
 from services.providers.backend_api.gizmos import GptsToken, operator_credential
 from services.providers.backend_api.gpts_file import GptsFile
-from services.providers.backend_api.model_names import GIZMO, GIZMO_PREFIX, ModelNames, gizmo_id
+from services.providers.backend_api.model_names import (
+    GIZMO,
+    GIZMO_PREFIX,
+    Family,
+    ModelNames,
+    gizmo_id,
+)
 from services.providers.backend_api.owner import owner_of
 from services.providers.backend_api.settings import BackendApiSettings
 from services.providers.backend_api.turn import Order, Tools, Turn
@@ -70,16 +76,16 @@ class BackendApi(Provider):
     def route(self, model: str) -> Route | None:
         key = self._names.names.get(model)
         if key is not None:
-            return self._route(self._names.family(key).slug, key)
+            return self._route(self._names.family(key), key)
         identity = self._gpts.ids().get(model)
         if identity is None and model.startswith(GIZMO_PREFIX):
             identity = gizmo_id(model)
-        return self._route(GIZMO.slug, _GIZMO_KEY + identity) if identity else None
+        return self._route(GIZMO, _GIZMO_KEY + identity) if identity else None
 
     def catch_all(self, model: str) -> Route | None:
         """A bare `g-…`, which could also be another provider's model."""
         identity = gizmo_id(model)
-        return self._route(GIZMO.slug, _GIZMO_KEY + identity) if identity else None
+        return self._route(GIZMO, _GIZMO_KEY + identity) if identity else None
 
     def call_limit(self, credential: Credential) -> CallLimit | None:
         if credential.token is None and not credential.owner:
@@ -93,11 +99,11 @@ class BackendApi(Provider):
             events = _slowly(events, nap)
         yield from events
 
-    def _route(self, slug: str, key: str) -> Route:
+    def _route(self, family: Family, key: str) -> Route:
         own = self._own
-        if own.access_token is None:
-            return Route(slug, None, key)
-        return Route(slug, Credential(own.access_token, own.account_id or None), key)
+        token = own.access_token
+        credential = Credential(token, own.account_id or None) if token is not None else None
+        return Route(family.slug, credential, key, draws=family.draws)
 
     def _order(self, request: ChatRequest, route: Route, credential: Credential) -> Order:
         if credential.token is None or not credential.token.reveal():

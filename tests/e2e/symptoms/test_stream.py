@@ -145,11 +145,12 @@ def test_refused_refresh_token_is_a_json_401_on_every_route(
         assert told.status == 401
         assert told.error is not None
         assert "rt-nobody-has-it" not in str(told.error)
-    reply = draw(at, "rt-nobody-has-it", model="gpt-3.5-turbo")
+    reply = draw(at, "rt-nobody-has-it")
     assert reply.status_code == 401
     assert reply.json()["error"]["message"]
-    web.script("dalle")
-    assert draw(at, web.accounts["bob"].refresh_token, model="gpt-3.5-turbo").status_code == 200
+    web.state.arkose_tokens.add("a-token")
+    web.script("dalle", {"endpoint": "arkose", "status": 200, "body": {"token": "a-token"}})
+    assert draw(at, web.accounts["bob"].refresh_token).status_code == 200
 
 
 def test_last_characters_that_come_with_the_finished_event_are_not_lost(
