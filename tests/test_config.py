@@ -299,7 +299,7 @@ def test_every_problem_is_reported_at_once(write: Write) -> None:
     )
     expected = {
         "process_workers": "= 0: expected a whole number of at least 1",
-        "proxy": '= "ftp://127.0.0.1:1": expected an http://, https:// or socks5:// URL',
+        "proxy": '= "ftp://127.0.0.1:1": expected an http, https, socks5 or socks5h URL',
         "need_log_to_file": '= "maybe": expected true or false',
         "redis.port": "= 70000: expected a whole number from 1 to 65535",
         "server.port": '= "http": expected a whole number from 0 to 65535',

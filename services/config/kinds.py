@@ -48,7 +48,7 @@ def _network(text: str) -> None:
 
 
 _HTTP = r"https?://[^\s/?#]+[^\s]*"
-_PROXY = r"(https?|socks5)://[^\s/?#]+/?"
+_PROXY = r"(https?|socks5h?)://[^\s/?#]+/?"
 
 HttpUrl = Annotated[
     str,
@@ -61,7 +61,7 @@ BaseUrl = Annotated[HttpUrl, Meta(extra={"strip": "/"})]
 """A URL that paths are put behind, so a slash at its end is dropped."""
 ProxyUrl = Annotated[
     str,
-    Meta(pattern=rf"^({_PROXY})?$", description="an http://, https:// or socks5:// URL"),
+    Meta(pattern=rf"^({_PROXY})?$", description="an http, https, socks5 or socks5h URL"),
 ]
 StoreUrl = Annotated[
     str,

@@ -174,6 +174,7 @@ class Files(Group, frozen=True, kw_only=True):
     fetch_max_mb: Megabytes = 20.0
     fetch_timeout: Seconds = 10.0
     fetch_allow: tuple[Name, ...] = ()
+    proxy_resolves: bool = False
 
 
 class Models(Group, frozen=True, kw_only=True):

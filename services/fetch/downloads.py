@@ -15,7 +15,7 @@ MEGABYTE = 1024 * 1024
 
 def caller_fetcher(settings: Settings) -> Fetcher:
     """Reaches public addresses and what `files.fetch_allow` opens. Raise ConfigErrors."""
-    return Fetcher(allow=_allow(settings, ()), limits=download_limits(settings))
+    return _fetcher(settings, ())
 
 
 def upstream_fetcher(settings: Settings) -> Fetcher:
@@ -23,14 +23,22 @@ def upstream_fetcher(settings: Settings) -> Fetcher:
 
     Never for a caller's URL: the upstream may be inside the operator's network.
     """
-    opened = tuple(_upstream_hosts(settings))
-    return Fetcher(allow=_allow(settings, opened), limits=download_limits(settings))
+    return _fetcher(settings, tuple(_upstream_hosts(settings)))
 
 
 def download_limits(settings: Settings) -> Limits:
     """How large and how slow a download may be."""
     files = settings.files
     return Limits(seconds=files.fetch_timeout, max_bytes=int(files.fetch_max_mb * MEGABYTE))
+
+
+def _fetcher(settings: Settings, opened: tuple[str, ...]) -> Fetcher:
+    return Fetcher(
+        allow=_allow(settings, opened),
+        limits=download_limits(settings),
+        proxy=settings.proxy or settings.server.proxies,
+        proxy_resolves=settings.files.proxy_resolves,
+    )
 
 
 def _allow(settings: Settings, more: tuple[str, ...]) -> AllowList:

@@ -24,6 +24,7 @@ from services.core.errors import InvalidRequest
 from services.fetch.content import Fetched, Limits, download_name
 from services.fetch.urls import Target
 from services.media import sniff
+from services.transport.route import Proxy
 from services.transport.tls import Wire, left, shut
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -31,15 +32,18 @@ _READ = 65_536
 _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,63}/[a-z0-9!#$&^_.+-]{1,127}")
 
 
-def get(target: Target, wire: Wire, limits: Limits, deadline: float) -> Fetched | str:
+def get(
+    target: Target, wire: Wire, limits: Limits, deadline: float, via: Proxy | None = None
+) -> Fetched | str:
     """Ask for `target` on `wire`: the whole answer, or where it redirects to.
 
-    Raise InvalidRequest for an answer that cannot be used, and TimeoutError at `deadline`, which
-    is `time.monotonic()`.
+    With `via` the wire ends at that proxy, which reads the request and passes it on. Raise
+    InvalidRequest for an answer that cannot be used, and TimeoutError at `deadline`, which is
+    `time.monotonic()`.
     """
     inlet = _Inlet(wire, limits.header_bytes)
     try:
-        with _cut_off(wire, deadline), _Adapter(wire, inlet, target.path).ask(target, limits) as it:
+        with _cut_off(wire, deadline), _ask(target, wire, inlet, via, limits) as it:
             # twice the body leaves room for chunk framing and trailers, which nothing else bounds
             inlet.allowance = 2 * limits.max_bytes + limits.header_bytes
             if it.status_code in REDIRECTS and it.headers.get("Location"):
@@ -130,19 +134,25 @@ class _Adapter(HTTPAdapter):
     def cert_verify(self, *_: Any, **options: Any) -> None:
         """Nothing: the connection was verified when it was made."""
 
-    def ask(self, target: Target, limits: Limits) -> requests.Response:
-        request = requests.PreparedRequest()
-        request.method, request.url = "GET", target.url
-        request.headers = CaseInsensitiveDict(
-            {
-                "Host": target.authority,
-                "User-Agent": f"Causeway/{__version__}",
-                "Accept": "*/*",
-                "Accept-Encoding": "identity",
-                "Connection": "close",
-            }
-        )
-        return self.send(request, stream=True, timeout=limits.idle_seconds)
+
+def _ask(
+    target: Target, wire: Wire, inlet: _Inlet, via: Proxy | None, limits: Limits
+) -> requests.Response:
+    request = requests.PreparedRequest()
+    request.method, request.url = "GET", target.url
+    request.headers = CaseInsensitiveDict(
+        {
+            "Host": target.authority,
+            "User-Agent": f"Causeway/{__version__}",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+        }
+    )
+    if via is not None and via.authorization:
+        request.headers["Proxy-Authorization"] = via.authorization
+    adapter = _Adapter(wire, inlet, target.url if via else target.path)
+    return adapter.send(request, stream=True, timeout=limits.idle_seconds)
 
 
 @contextlib.contextmanager

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import monotonic
+
+import msgspec
 
 from services.core.errors import InvalidRequest
 from services.fetch.content import Fetched, Limits, decode_data_url
 from services.fetch.exchange import failed, get
 from services.fetch.urls import (
-    Address,
     AllowList,
     Target,
     check_address,
@@ -23,8 +26,11 @@ from services.fetch.urls import (
     parse_url,
 )
 from services.transport.dial import reach
-from services.transport.route import Route
+from services.transport.reason import reason
+from services.transport.route import Route, parse_proxy
 from services.transport.tls import Tls, Wire, left
+
+log = logging.getLogger(__name__)
 
 _MAX_DIALLED = 4
 _LOOKUPS_AT_ONCE = 4
@@ -32,7 +38,7 @@ _LOOKUPS_AT_ONCE = 4
 Resolver = Callable[[str, int], Sequence[str]]
 """From a host name and port to its addresses as text. Raise OSError when there are none."""
 
-Dial = Callable[[Address, int, float], Wire]
+Dial = Callable[[str, int, float], Wire]
 """Connect to an address and port within so many seconds. Raise OSError."""
 
 
@@ -46,7 +52,9 @@ class Fetcher:
     """Fetches what callers and upstreams point at.
 
     Build one a process; threads and greenlets share it. `tls` verifies servers; the default trusts
-    the system's authorities. `resolver` and `dial` are the only two ways out.
+    the system's authorities. `resolver` and `dial` are the only two ways out; the default for
+    `dial` goes by `proxy`, if there is one. It is asked for checked addresses, or for names if it
+    `proxy_resolves`: then checking what they stand for is up to it.
     """
 
     def __init__(
@@ -57,11 +65,15 @@ class Fetcher:
         tls: ssl.SSLContext | None = None,
         resolver: Resolver = system_resolver,
         dial: Dial | None = None,
+        proxy: str = "",
+        proxy_resolves: bool = False,
     ) -> None:
         self._allow = allow or AllowList()
         self._limits = limits or Limits()
         self._tls = Tls(context=tls)
         self._resolver = resolver
+        self._proxy = parse_proxy(proxy) if proxy else None
+        self._proxy_resolves = self._proxy is not None and proxy_resolves
         self._dial = dial or self._reach
         # A lookup cannot be interrupted. A late one keeps its place until it ends: callers with
         # names of slow servers get into each other's way, and not into that of the rest, which
@@ -84,50 +96,58 @@ class Fetcher:
     def _follow(self, target: Target, limits: Limits) -> Fetched:
         deadline = monotonic() + limits.seconds
         for _ in range(limits.redirects + 1):
+            via = self._proxy if self._is_forwarded(target) else None
             with contextlib.closing(self._connect(target, limits, deadline)) as wire:
-                answer = get(target, wire, limits, deadline)
+                answer = get(target, wire, limits, deadline, via)
             if isinstance(answer, Fetched):
                 return answer
             target = join_redirect(target, answer, self._allow)
         raise failed(f"it redirects more than {limits.redirects} times")
 
-    def _addresses(self, target: Target, deadline: float) -> Sequence[Address]:
-        """All addresses of `target`, looked up once, each of them checked."""
-        if target.address is not None:
-            return (target.address,)
-        lookup = self._lookups.submit(self._resolver, target.host, target.port)
-        try:
-            texts = lookup.result(left(deadline))
-        except TimeoutError:
-            lookup.cancel()
-            raise
-        except (OSError, UnicodeError) as exc:
-            raise not_public() from exc
-        found = [parse_address(text) for text in texts]
-        known = [address for address in found if address is not None]
-        if not known or len(known) < len(found):
-            raise not_public()
-        for address in known:
-            check_address(target, address, self._allow)
-        return known
-
     def _connect(self, target: Target, limits: Limits, deadline: float) -> Wire:
         """A connection to the first address that takes one; only checked addresses are tried."""
+        dial = partial(self._reach, tunnel=False) if self._is_forwarded(target) else self._dial
         failure: OSError = ConnectionError("no address")
-        for address in self._addresses(target, deadline)[:_MAX_DIALLED]:
+        for host in self._hosts(target, deadline)[:_MAX_DIALLED]:
             try:
-                wire = self._dial(address, target.port, min(limits.connect_seconds, left(deadline)))
+                wire = dial(host, target.port, min(limits.connect_seconds, left(deadline)))
             except OSError as exc:
                 failure = exc
                 continue
             is_tls = target.scheme == "https"
             return self._tls.wrap(wire, target.host, deadline) if is_tls else wire
+        if self._proxy is not None:
+            log.warning("fetching by the proxy failed reason=%s", reason(failure))
         raise failure
 
-    def _reach(self, address: Address, port: int, seconds: float) -> Wire:
-        """Takes no name, so no second lookup can happen."""
-        route = Route("http", str(address), port)
-        return reach(route, self._tls, monotonic() + seconds, tunnel=True)
+    def _hosts(self, target: Target, deadline: float) -> Sequence[str]:
+        """All addresses of `target`, looked up once, each of them checked; or its name."""
+        if target.address is not None or self._proxy_resolves:
+            return (target.host,)
+        lookup = self._lookups.submit(self._resolver, target.host, target.port)
+        try:
+            found = lookup.result(left(deadline))
+        except TimeoutError:
+            lookup.cancel()
+            raise
+        except (OSError, UnicodeError) as exc:
+            raise not_public() from exc
+        for text in found or ("",):
+            check_address(target, parse_address(text), self._allow)
+        return found
+
+    def _is_forwarded(self, target: Target) -> bool:
+        """Whether the proxy reads the request: few lead a tunnel to port 80."""
+        proxy = self._proxy
+        is_http = proxy is not None and not proxy.socks and target.scheme == "http"
+        return is_http and self._proxy_resolves
+
+    def _reach(self, host: str, port: int, seconds: float, tunnel: bool = True) -> Wire:
+        """`host` is an address: no second lookup can happen; or the proxy looks it up."""
+        proxy = self._proxy
+        if proxy is not None and proxy.socks:
+            proxy = msgspec.structs.replace(proxy, scheme="socks5h")
+        return reach(Route("http", host, port, proxy), self._tls, monotonic() + seconds, tunnel)
 
 
 @contextlib.contextmanager

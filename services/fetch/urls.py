@@ -227,8 +227,10 @@ def join_redirect(base: Target, location: str, allow: AllowList) -> Target:
     return parse_url(joined, allow)
 
 
-def check_address(target: Target, address: Address, allow: AllowList) -> None:
-    """Raise InvalidRequest unless `target` may be dialled at `address`."""
+def check_address(target: Target, address: Address | None, allow: AllowList) -> None:
+    """Raise InvalidRequest unless `target` may be dialled at `address`, which must be one."""
+    if address is None:
+        raise not_public()
     open_to_all = target.port in WEB_PORTS and is_public(address)
     if not open_to_all and not allow.admits(target.host, address, target.port):
         raise not_public()

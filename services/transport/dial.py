@@ -37,11 +37,11 @@ def dial(route: Route, tls: Tls, limits: Timeouts) -> Wire:
 
 
 def _dial(route: Route, tls: Tls, deadline: float) -> Wire:
-    wire = reach(route, tls, deadline, tunnel=not route.forwarded)
+    wire = reach(route, tls, deadline, not route.forwarded)
     return tls.wrap(wire, route.host, deadline) if route.scheme == "https" else wire
 
 
-def reach(route: Route, tls: Tls, deadline: float, *, tunnel: bool) -> Wire:
+def reach(route: Route, tls: Tls, deadline: float, tunnel: bool) -> Wire:
     """A connection to where `route` leads, without TLS of its own; OSError, TimeoutError.
 
     Without a `tunnel` it ends at the HTTP proxy, if there is one.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import ipaddress
+import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from cryptography import x509
@@ -78,13 +80,100 @@ class Server:
             if self._tls is not None:
                 connection = self._tls.wrap_socket(connection, server_side=True)
             with contextlib.closing(connection):
-                request = b""
-                while b"\r\n\r\n" not in request and (piece := connection.recv(4096)):
-                    request += piece
+                request = self._read_head(connection)
                 self.requests.append(request)
                 self._talk(connection, request)
                 if isinstance(connection, ssl.SSLSocket):
                     connection.unwrap()
+
+    def _read_head(self, connection: socket.socket, request: bytes = b"") -> bytes:
+        while b"\r\n\r\n" not in request and (piece := connection.recv(4096)):
+            request += piece
+        return request
+
+
+class Proxy(Server):
+    """An HTTP and SOCKS5 proxy that leads to 127.0.0.1:`port`, whatever it is asked for; what is
+    asked for a place in `others`, such as `files.example:80`, to that port.
+
+    `asked` is what it was asked for; `credentials` what came along. It refuses with `refusal`.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        tls: ssl.SSLContext | None = None,
+        refusal: str = "",
+        others: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(self._lead, tls)
+        self._port = port
+        self._others = others or {}
+        self._refusal = refusal
+        self.asked: list[str] = []
+        self.credentials: list[str] = []
+
+    def _read_head(self, connection: socket.socket, request: bytes = b"") -> bytes:
+        first = connection.recv(1)
+        if first == b"\x05":
+            return self._read_socks(connection)
+        return super()._read_head(connection, first)
+
+    def _lead(self, near: socket.socket, request: bytes) -> None:
+        if self._refusal:
+            near.sendall(f"HTTP/1.1 {self._refusal}\r\nContent-Length: 0\r\n\r\n".encode())
+            return
+        head, _, body = request.partition(b"\r\n\r\n")
+        lines = head.decode().split("\r\n")
+        if head:  # of HTTP: SOCKS has said what it wants
+            self.asked.append(lines[0].rpartition(" ")[0].replace("CONNECT", "connect"))
+            given = [x for x in lines if x.lower().startswith("proxy-authorization: basic ")]
+            self.credentials += [b64decode(x.rpartition(" ")[2]).decode() for x in given]
+        what, _, target = self.asked[-1].rpartition(" ")
+        place, _, path = target.removeprefix("http://").partition("/")
+        port = self._others.get(place, self._port)
+        with socket.create_connection(("127.0.0.1", port)) as far:
+            if what == "connect":
+                near.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+            elif head:
+                kept = [x for x in lines[1:] if x.partition(":")[0].lower() != "connection"]
+                first = [f"{what} /{path} HTTP/1.1", "Connection: close", *kept]
+                far.sendall("\r\n".join(first).encode() + b"\r\n\r\n" + body)
+            _relay(near, far)
+
+    def _read_socks(self, connection: socket.socket) -> bytes:
+        def take(count: int) -> bytes:
+            return connection.recv(count, socket.MSG_WAITALL)
+
+        if b"\x02" in take(take(1)[0]):
+            connection.sendall(b"\x05\x02")
+            user = take(take(2)[1])
+            self.credentials.append(f"{user.decode()}:{take(take(1)[0]).decode()}")
+            connection.sendall(b"\x01\x00")
+        else:
+            connection.sendall(b"\x05\x00")
+        kind = take(4)[3]
+        if kind == 3:
+            host = f"name {take(take(1)[0]).decode()}"
+        else:
+            size = 4 if kind == 1 else 16
+            host = f"address {ipaddress.ip_address(take(size))}"
+        self.asked.append(f"socks {host}:{int.from_bytes(take(2), 'big')}")
+        connection.sendall(b"\x05\x00\x00\x01" + bytes(6))
+        return b""
+
+
+def _relay(near: socket.socket, far: socket.socket) -> None:
+    """Pass bytes both ways until either side ends; in one thread, as TLS sockets require."""
+    other = {near: far, far: near}
+    while ready := select.select([near, far], [], [], 10)[0]:
+        for source in ready:
+            data = source.recv(65536)
+            while isinstance(source, ssl.SSLSocket) and source.pending():
+                data += source.recv(65536)
+            if not data:
+                return
+            other[source].sendall(data)
 
 
 @contextlib.contextmanager

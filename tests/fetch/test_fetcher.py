@@ -13,7 +13,6 @@ import pytest
 
 from services.core.errors import InvalidRequest
 from services.fetch import AllowList, Fetched, Fetcher, Limits
-from services.fetch.urls import Address
 
 from .servers import Authority, Server, Talk, answer, dripping, raw, redirect
 
@@ -344,9 +343,9 @@ class Door:
         self._dead = dead
         self.dialled: list[str] = []
 
-    def __call__(self, address: Address, port: int, seconds: float) -> socket.socket:
+    def __call__(self, address: str, port: int, seconds: float) -> socket.socket:
         self.dialled.append(f"{address} {port}")
-        if str(address) in self._dead:
+        if address in self._dead:
             raise ConnectionRefusedError
         return socket.create_connection(("127.0.0.1", self._server.port), seconds)
 
@@ -424,7 +423,7 @@ def test_hanging_lookups_end_in_time_and_give_their_places_back(stuck: threading
 
     dialled = threading.Event()
 
-    def dial(address: Address, port: int, seconds: float) -> socket.socket:
+    def dial(address: str, port: int, seconds: float) -> socket.socket:
         dialled.set()
         raise ConnectionRefusedError
 

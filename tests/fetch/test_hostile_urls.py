@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.core.errors import InvalidRequest
 from services.fetch import AllowList, Fetcher
-from services.fetch.urls import Address, Target, is_public, parse_url
+from services.fetch.urls import Target, is_public, parse_url
 
 from .servers import Server, answer
 
@@ -234,9 +234,9 @@ def test_hostile_urls_reach_no_server() -> None:
 
 @pytest.mark.parametrize("url", HOSTILE, ids=lambda url: ascii(url)[:60])
 def test_hostile_url_is_a_clear_400_and_is_never_dialled(url: str) -> None:
-    dialled: list[Address] = []
+    dialled: list[str] = []
 
-    def dial(address: Address, port: int, seconds: float) -> socket.socket:
+    def dial(address: str, port: int, seconds: float) -> socket.socket:
         dialled.append(address)
         raise OSError("no network in this test")
 
@@ -346,7 +346,7 @@ def dialled(url: str, *answers: str, allow: tuple[str, ...] = ()) -> list[str]:
     """
     tried: list[str] = []
 
-    def dial(address: Address, port: int, seconds: float) -> socket.socket:
+    def dial(address: str, port: int, seconds: float) -> socket.socket:
         tried.append(f"{address} {port}")
         raise ConnectionRefusedError
 
