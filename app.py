@@ -12,7 +12,6 @@ from services.api.answer import NoSessions
 from services.api.auth import Authenticator
 from services.api.edge import Edge
 from services.api.paths import LenientPaths
-from services.background import BackgroundQueue
 from services.config import Settings
 from services.fetch import caller_fetcher, download_limits, upstream_fetcher
 from services.files import (
@@ -23,12 +22,12 @@ from services.files import (
     UserFiles,
 )
 from services.gateway import Fallbacks, Gateway
+from services.jobs import BackgroundQueue, Schedule
 from services.keys.editor import KeyEditor
 from services.metrics import Metrics
 from services.providers.base import ProviderContext
 from services.providers.registry import Registry
 from services.reload import SERVING, Lasting, Serving
-from services.schedule import Schedule
 from services.store import Store, StoreCache
 
 MEGABYTE = 1024 * 1024

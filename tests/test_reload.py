@@ -37,8 +37,8 @@ from tests.canaries import MARK
 from tests.gateway import KEY, custom, question, wait_for
 
 RELOADS = 50
-JOBS = 8
-"""Threads that the schedule of whoever serves may have for its jobs, sooner or later."""
+JOBS = 11
+"""Threads that the schedules of worker and application may have for their jobs, sooner or later."""
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 Change = Callable[..., None]
@@ -294,7 +294,7 @@ def test_path_prefix_and_counters_follow(
         "/secret-path/v1/chat/completions", json=question("#echo hi"), headers=AUTHORIZED
     ) as answer:
         assert answer.status_code == 200
-    live.lasting.gatekeeper.ticker.tick()
+    live.lasting.write()
     told = live.lasting.metrics.exposition().decode()
     turns = re.search(r'causeway_turns_total{model="emu-small",.*} (\S+)', told) or re.search(
         r"causeway_turns_total{.*} (\S+)", told

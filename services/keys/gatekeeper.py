@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Callable
 from typing import Any
 
 from services.core.errors import Unauthorized, Unavailable
@@ -17,12 +16,12 @@ from services.keys.local_limiter import LocalLimiter
 from services.keys.records import PREFIX, KeyRecord, Vault, digest_of
 from services.keys.standing import Verdict, headers, too_many
 from services.keys.store_limiter import LEASE_SECONDS, StoreLimiter
-from services.keys.ticker import Ticker
 from services.store import ScriptCall, Store, StoreAway
 
 
 class Gatekeeper:
-    """Admits requests. One per worker. `on_tick` is called every second, with our own work."""
+    """Admits requests. One per worker. `renew_leases` is to be called several times in
+    `lease_seconds`."""
 
     def __init__(
         self,
@@ -31,12 +30,9 @@ class Gatekeeper:
         ledger: Ledger,
         vault: Vault,
         *,
-        on_tick: Callable[[], None] = lambda: None,
         lease_seconds: float = LEASE_SECONDS,
-        tick_seconds: float = 1.0,
     ) -> None:
         self.book = book
-        self.ticker = Ticker((ledger.flush, self._renew_leases, on_tick), tick_seconds)
         self._ledger = ledger
         self._vault = vault
         self._store = store
@@ -45,8 +41,6 @@ class Gatekeeper:
         self._process = secrets.token_hex(6)
         self._numbers = itertools.count()
         self._leases: dict[str, bytes] = {}
-        self._renew_every = lease_seconds / 3
-        self._renew_at = 0.0
         self._open: dict[Admission, None] = {}
 
     @property
@@ -62,7 +56,6 @@ class Gatekeeper:
         Raises `RateLimited`; `Unauthorized` for a key made here that is none (any more), since
         such a one is for no upstream; `Unavailable` if the store is away and the key unknown.
         """
-        self.ticker.start()
         digest = digest_of(presented)
         if not presented.startswith(PREFIX):
             return self._let_in(Admission(self, self.book.find_in_settings(digest)))
@@ -134,9 +127,9 @@ class Gatekeeper:
         """Note a turn that is over."""
         self._ledger.add(turn)
 
-    def close(self) -> None:
-        """Write what is not written yet; for the end of a worker."""
-        self.ticker.close()
+    def renew_leases(self) -> None:
+        """Keep the places of requests that are under way. Raises `StoreAway`."""
+        self._limiter.renew(dict(self._leases))
 
     def _let_in(self, admission: Admission) -> Admission:
         self._open[admission] = None
@@ -167,16 +160,6 @@ class Gatekeeper:
         admission.headers = headers(record.limits, verdict.standing)
         if record.limits.concurrent_streams is not None and not alone:
             self._leases[admission.lease] = admission.digest
-
-    def _renew_leases(self) -> None:
-        now = time.monotonic()
-        if not self._leases or now < self._renew_at:
-            return
-        try:
-            self._limiter.renew(dict(self._leases))
-        except StoreAway:
-            return
-        self._renew_at = now + self._renew_every
 
 
 def _no_key() -> Unauthorized:

@@ -7,6 +7,7 @@ of them along; while the store is away they are kept, summed up, until it is bac
 from __future__ import annotations
 
 import secrets
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from datetime import date
@@ -62,6 +63,7 @@ class Ledger:
         self._turns: deque[Turn] = deque()
         self._sums: dict[date, Counter[Bucket]] = {}
         self._unsent: deque[_Batch] = deque()
+        self._flushing = threading.Lock()
 
     def add(self, turn: Turn) -> None:
         """Note a turn."""
@@ -69,6 +71,10 @@ class Ledger:
 
     def flush(self) -> None:
         """Count what has been noted; keep what the store does not take now."""
+        with self._flushing:
+            self._flush()
+
+    def _flush(self) -> None:
         turns = [self._known(self._turns.popleft()) for _ in range(len(self._turns))]
         if turns:
             self._observe(turns)

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterator
 import msgspec
 
 from services.accounts import Credentials, open_vault
-from services.background import BackgroundQueue
 from services.config import Settings
 from services.gateway import Gateway
+from services.jobs import BackgroundQueue, Schedule
 from services.keys import Gatekeeper, KeyBook, Ledger, UsageBook
 from services.keys.listed import ListedModels
+from services.keys.store_limiter import LEASE_SECONDS
 from services.metrics import Metrics
-from services.schedule import Schedule
 from services.store import Store
 from services.transport import Transport
 
@@ -58,12 +58,27 @@ class Lasting:
         self.book, self.usage = KeyBook(self.store), UsageBook(self.store)
         self._listed = _Listed()
         ledger = Ledger(self.usage, self._listed, self.metrics.turns)
-        self.gatekeeper = Gatekeeper(
-            self.store, self.book, ledger, self.vault, on_tick=self.metrics.tick
+        self.gatekeeper = Gatekeeper(self.store, self.book, ledger, self.vault)
+        self._writing = Schedule(self.store)
+        self._writing.every(1.0, "count-usage", ledger.flush, everywhere=True)
+        self._writing.every(1.0, "write-metrics", self.metrics.tick, everywhere=True)
+        self._writing.every(
+            LEASE_SECONDS / 6, "renew-leases", self.gatekeeper.renew_leases, everywhere=True
         )
+        self._writing.start()
         self.problems = 0
         """In the configuration file as it is now, which is refused for them."""
         self._serving: Serving | None = None
+
+    def write(self) -> None:
+        """Write what the requests so far have left to be counted."""
+        for name in self._writing.names:
+            self._writing.run(name)
+
+    def close(self) -> None:
+        """At the end of the worker: write for a last time."""
+        self._writing.stop()
+        self.write()
 
     @property
     def serving(self) -> Serving:

@@ -91,7 +91,7 @@ class Live:
     def close(self) -> None:
         """At the end of the worker: write what is not written yet."""
         self._watcher.stop()
-        self.lasting.gatekeeper.close()
+        self.lasting.close()
         with contextlib.suppress(StoreAway):
             self.lasting.serving.credentials.tokens.save_missed()
 

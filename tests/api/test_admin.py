@@ -123,9 +123,7 @@ class Service:
 def service(store_url: str) -> Iterator[Service]:
     with contextlib.closing(Store(store_url)) as store:
         store.run(lambda c: c.flushdb())
-        service = Service(store, settings())
-        yield service
-        service.desk.gatekeeper.close()
+        yield Service(store, settings())
 
 
 PATHS = [

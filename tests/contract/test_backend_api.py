@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from emulators.backend_api import BackendApi as Upstream
-from services.background import BackgroundQueue
 from services.config import Settings
 from services.core.errors import ProtocolError, RateLimited, UpstreamRefused
 from services.core.requests import ChatRequest, Message
+from services.jobs import BackgroundQueue
 from services.providers.backend_api import BackendApiSettings, build
 from services.providers.base import Provider, ProviderContext
 from services.rate_gate import StoreRateGate

@@ -20,7 +20,5 @@ def store(store_url: str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def desk(store: Store) -> Iterator[Desk]:
-    desk = Desk(store)
-    yield desk
-    desk.gatekeeper.close()
+def desk(store: Store) -> Desk:
+    return Desk(store)

@@ -25,6 +25,7 @@ from services.keys import (
     UsageBook,
 )
 from services.keys.editor import KeyEditor
+from services.keys.store_limiter import LEASE_SECONDS
 from services.store import Store
 
 MODEL = "small"
@@ -61,7 +62,7 @@ class Desk:
         settings_keys: Sequence[GatewayKeySetting] = (),
         listed: Collection[str] = (MODEL,),
         vault: FernetVault | None = None,
-        **options: Any,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self.store = store
         self.vault = vault or FernetVault()
@@ -70,7 +71,9 @@ class Desk:
         self.usage = UsageBook(store)
         self.turns: list[Turn] = []
         self.ledger = Ledger(self.usage, listed, self.turns.extend)
-        self.gatekeeper = Gatekeeper(store, self.book, self.ledger, self.vault, **options)
+        self.gatekeeper = Gatekeeper(
+            store, self.book, self.ledger, self.vault, lease_seconds=lease_seconds
+        )
 
     def admit(self, presented: str) -> Admission:
         """A request that goes upstream at once."""

@@ -11,13 +11,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from services.core.errors import RateLimited
+from services.jobs import Schedule
 from services.store import Store
 
 from .support import Desk
 
 
 def main(url: str, key: str, tries: int, mode: str) -> None:
-    desk = Desk(Store(url), lease_seconds=1.0, tick_seconds=0.1)
+    store = Store(url)
+    desk, schedule = Desk(store, lease_seconds=1.0), Schedule(store)
+    schedule.every(0.2, "renew-leases", desk.gatekeeper.renew_leases, everywhere=True)
+    schedule.start()
     print("ready", flush=True)
     sys.stdin.readline()
 

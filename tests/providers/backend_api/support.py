@@ -15,7 +15,6 @@ import msgspec
 
 from emulators.backend_api import BackendApi as Upstream
 from services import transport
-from services.background import BackgroundQueue
 from services.config import Server, Settings
 from services.core.errors import GatewayError
 from services.core.events import (
@@ -30,6 +29,7 @@ from services.core.events import (
 )
 from services.core.models import Credential, Secret
 from services.core.requests import ChatRequest, Message, Part
+from services.jobs import BackgroundQueue
 from services.pipeline.profiles import Profile
 from services.pipeline.render import render
 from services.providers.backend_api import BackendApi, BackendApiSettings, build
