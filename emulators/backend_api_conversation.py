@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 from .backend_api_delivery import send_answer, send_sse
+from .backend_api_deltas import delta_encoded
 from .backend_api_files import owned_conversation
 from .backend_api_payload import confirmed, is_confirmation, malformed, oddities
 from .backend_api_records import Account, Conversation
@@ -141,10 +142,14 @@ def _answer(visit: Visit, name: str, turn: Turn) -> None:
     first = next(steps)
     if isinstance(first, Answer):
         send_answer(visit.reply, first)
-    elif turn.options.transport == "sse":
-        send_sse(visit.reply, chain((first,), steps), turn.options)
+        return
+    steps = chain((first,), steps)
+    if turn.options.encoding == "v1":
+        steps = delta_encoded(steps)
+    if turn.options.transport == "sse":
+        send_sse(visit.reply, steps, turn.options)
     else:
-        _answer_by_socket(visit, turn, chain((first,), steps))
+        _answer_by_socket(visit, turn, steps)
 
 
 def _answer_by_socket(visit: Visit, turn: Turn, steps: Iterator[Step]) -> None:

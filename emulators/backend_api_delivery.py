@@ -20,7 +20,8 @@ def encode(step: Event | Raw, options: Options) -> bytes:
         return step.data
     text = json.dumps(step.data, ensure_ascii=not options.raw_utf8, separators=(", ", ": "))
     end = "\r\n\r\n" if options.crlf else "\n\n"
-    return f"data: {text}{end}".encode()
+    name = f"event: {step.name}{end[: len(end) // 2]}" if step.name else ""
+    return f"{name}data: {text}{end}".encode()
 
 
 def send_answer(reply: Reply, answer: Answer) -> None:

@@ -88,4 +88,6 @@ SCENARIOS: Mapping[int, tuple[str, ...]] = {
     38: ("sandbox_traversal",),
     39: ("plain", "client:poisons the cached gizmo"),
     40: ("plain", "code", "dalle"),  # with transport socket_flat and socket_nested
+    41: ("cites", "cites_late", "cites_unknown", "cites_unclosed", "other_markers"),
+    42: ("plain", "code", "dalle", "cites"),  # with encoding v1
 }

@@ -11,9 +11,10 @@ Transport = Literal["sse", "socket_flat", "socket_nested"]
 
 @dataclass(frozen=True)
 class Event:
-    """One SSE event: a JSON object after `data: `."""
+    """One SSE event: JSON, an object but for the first of a delta encoding, and its name."""
 
-    data: Mapping[str, Any]
+    data: Any
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,14 @@ class Options:
 
     `split` cuts the SSE bytes: events (one write each), bytes (one at a time) or random (seeded by
     `seed`). `step` regroups text into so many tokens an event, 0 leaving a scenario's own deltas.
+    With the `encoding` v1 messages come as deltas instead of whole.
     `delay` seconds follow each event, `headers_delay` seconds precede the answer. `foreign` mixes
     in frames of other responses, `fragments` splits socket messages, `wss_url` false leaves the
     address out of the answer. `params` are the scenario's own.
     """
 
     transport: Transport = "sse"
+    encoding: Literal["whole", "v1"] = "whole"
     split: Literal["events", "bytes", "random"] = "events"
     seed: int = 0
     step: int = 0

@@ -194,6 +194,7 @@ def test_poisoned_gpt_is_looked_up_anew_in_every_profile(
 
 TEXT = "test_backend_scenarios.py::test_text_of_a_scenario_in_every_profile[{}]"
 SOCKET = "test_backend_scenario_list.py::test_socket_gives_the_same_text_in_every_profile[{}-{}]"
+DELTAS = "test_backend_scenarios.py::test_text_of_a_scenario_that_comes_as_deltas_{}"
 HERE = "test_backend_scenario_list.py::test_{}"
 PICTURE = (
     "test_images.py::test_refusal_after_a_long_wait_is_the_official_clients_exception"
@@ -300,6 +301,16 @@ TESTED: dict[int, tuple[str, ...]] = {
         for n in ("plain", "code", "dalle")
         for k in ("socket_flat", "socket_nested")
     ),
+    41: _texts("cites", "cites_late", "cites_unknown", "cites_unclosed", "other_markers"),
+    42: tuple(
+        DELTAS.format(how)
+        for n in ("plain", "code", "dalle", "cites")
+        for how in (
+            f"in_every_profile[{n}]",
+            f"over_a_socket[{n}-socket_flat]",
+            f"over_a_socket[{n}-socket_nested]",
+        )
+    ),
 }
 """The tests of each situation, by the numbers of `emulators.backend_api.SCENARIOS`."""
 
@@ -317,6 +328,6 @@ def test_every_situation_is_tested_under_the_names_given_here() -> None:
     )
     real = set(re.findall(r"^tests/e2e/(\S+)$", listed.stdout, re.MULTILINE))
     named = {name for names in TESTED.values() for name in names}
-    assert list(TESTED) == list(SCENARIOS) == list(range(1, 41))
+    assert list(TESTED) == list(SCENARIOS) == list(range(1, 43))
     assert all(TESTED.values())
     assert named - real == set()

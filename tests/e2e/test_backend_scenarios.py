@@ -91,6 +91,43 @@ TEXTS: dict[str, dict[str, str]] = {
     "marks_unclosed": {
         "NBMPRC": "Sky【not a mark】 ends【5†sou",
     },
+    "cites": {
+        "N": (
+            '\n```json\n{"search_query":[{"q":"sky"}]}\n```\n'
+            "Sky is blue[[1]](https://ex.com/a_%281%29)[[2]](https://ex.com/b)."
+            " Grass is green[[2]](https://ex.com/b)."
+        ),
+        "BMP": "Sky is blue. Grass is green.",
+        "R": (
+            "Sky is blue[[1]](https://ex.com/a_%281%29)[[2]](https://ex.com/b)."
+            " Grass is green[[2]](https://ex.com/b)."
+        ),
+        "C": ('\n```json\n{"search_query":[{"q":"sky"}]}\n```\nSky is blue. Grass is green.'),
+    },
+    "cites_late": {
+        "NR": (
+            "Sky is blue[[1]](https://ex.com/a)[[2]](https://ex.com/b), they say."
+            " Grass is green[[3]](https://ex.com/c)."
+        ),
+        "BMPC": "Sky is blue, they say. Grass is green.",
+    },
+    "cites_unknown": {
+        "NBMPRC": "Gone 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19.",
+    },
+    "cites_unclosed": {
+        "NR": "Sky[[1]](https://ex.com/a) is blue",
+        "BMPC": "Sky is blue",
+    },
+    "other_markers": {
+        "N": (
+            "Use Node.js of [the (docs)](https://ex.com/d%20%281%29) or"
+            " [this page](https://ex.com/a), see an otter."
+        ),
+        "BMPRC": (
+            "Use Node.js of the (docs) (https://ex.com/d%20%281%29) or"
+            " this page (https://ex.com/a), see an otter."
+        ),
+    },
     "dalle": {
         "N": (
             '\n```json\n{"size":"1024x1024","prompt":"otter"}\n```\n\n'
@@ -243,11 +280,28 @@ def test_text_of_a_scenario_in_every_profile(
                 assert answer(bridge, profile, stream) == expected, (profile, stream)
 
 
+@pytest.mark.parametrize("scenario", TEXTS)
+def test_text_of_a_scenario_that_comes_as_deltas_in_every_profile(
+    bridge: GatewayProcess, web: BackendApi, scenario: str
+) -> None:
+    seed = random.randrange(10_000)
+    print(f"byte splits with seed {seed}")
+    entry = {"scenario": scenario, "encoding": "v1", "split": "random", "seed": seed}
+    for profiles, expected in TEXTS[scenario].items():
+        for profile in profiles:
+            for stream in (False, True):
+                web.script(entry)
+                assert answer(bridge, profile, stream) == expected, (profile, stream)
+
+
 @pytest.mark.parametrize("transport", ["socket_flat", "socket_nested"])
 @pytest.mark.parametrize("scenario", sorted(set(TEXTS) - {"crlf"}))
-def test_text_of_a_scenario_over_a_socket(
+def test_text_of_a_scenario_that_comes_as_deltas_over_a_socket(
     bridge: GatewayProcess, web: BackendApi, scenario: str, transport: str
 ) -> None:
+    entry = {"scenario": scenario, "transport": transport, "encoding": "v1"}
     for profiles, expected in TEXTS[scenario].items():
-        web.script({"scenario": scenario, "transport": transport})
-        assert answer(bridge, profiles[0], stream=True) == expected
+        for profile in profiles:
+            for stream in (False, True):
+                web.script(entry)
+                assert answer(bridge, profile, stream) == expected, (profile, stream)

@@ -47,6 +47,22 @@ EXPECTED = {
         "Both[5][6].", links=[("[5]", "https://ex.com/a"), ("[6]", "https://ex.com/b")]
     ),
     "marks_chinese": Page("天空[5]是蓝色。", links=[("[5]", "https://ex.com/a")]),
+    "cites": Page(
+        "Sky is blue[1][2]. Grass is green[2].",
+        links=[
+            ("[1]", "https://ex.com/a_%281%29"),
+            ("[2]", "https://ex.com/b"),
+            ("[2]", "https://ex.com/b"),
+        ],
+        blocks=[("json", '{"search_query":[{"q":"sky"}]}\n')],
+    ),
+    "other_markers": Page(
+        "Use Node.js of the (docs) or this page, see an otter.",
+        links=[
+            ("the (docs)", "https://ex.com/d%20%281%29"),
+            ("this page", "https://ex.com/a"),
+        ],
+    ),
     "dalle": Page("Here is it.", pictures=["URL.png"], blocks=[("json", PROMPT)]),
     "dalle_two": Page("Here is it.", pictures=["URL.png"] * 2, blocks=[("json", PROMPT)]),
     "plot": Page(

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from backend_api_client import call, message, payload, read, say, sse_data, told
+from backend_api_client import call, decoded, message, payload, read, say, sse_data, told
 
 from emulators.backend_api import SCENARIOS, SCENES, BackendApi
 from emulators.backend_api_scenarios.actions import ACTION
@@ -74,6 +74,30 @@ def test_events_are_cumulative_between_system_message_and_title(upstream: Backen
     assert last["metadata"]["finish_details"]["type"] == "stop"
     assert last["metadata"]["model_slug"] == "gpt-4"
     assert [events[6]["is_completion"], events[7]["type"]] == [True, "title_generation"]
+
+
+def test_deltas_tell_only_what_changes(upstream: BackendApi) -> None:
+    upstream.script({"scenario": "tail_in_finished", "encoding": "v1"})
+    body = say(upstream).content.decode()
+    assert body.startswith('event: delta_encoding\ndata: "v1"\n\nevent: delta\ndata: {"p": "",')
+    deltas = [e for e in decoded(sse_data(body.encode())) if "v" in e]
+    assert [d["c"] for d in deltas if "c" in d] == [0, 1, 2]
+    assert [d["v"]["message"]["author"]["role"] for d in deltas[:3]] == [
+        "system",
+        "user",
+        "assistant",
+    ]
+    assert deltas[2]["v"]["message"]["content"]["parts"] == [""]
+    assert deltas[3:5] == [
+        {"p": "/message/content/parts/0", "o": "append", "v": "Hel"},
+        {"v": "lo world"},
+    ]
+    last = deltas[5]
+    assert (last["p"], last["o"]) == ("", "patch")
+    assert {"p": "/message/content/parts/0", "o": "append", "v": "!"} in last["v"]
+    assert {"p": "/message/status", "o": "replace", "v": "finished_successfully"} in last["v"]
+    assert len(deltas) == 6
+    assert body.endswith("data: [DONE]\n\n")
 
 
 def test_marker_chooses_scenario_and_options(upstream: BackendApi) -> None:
@@ -238,7 +262,7 @@ def test_odd_payload_is_answered_and_noted(upstream: BackendApi) -> None:
 
 
 def test_every_situation_names_scenarios_that_exist(upstream: BackendApi) -> None:
-    assert sorted(SCENARIOS) == list(range(1, 41))
+    assert sorted(SCENARIOS) == list(range(1, 43))
     endpoints = {"blob_put", "file_uploaded", "oauth_token", "applelogin", "ninja_refresh", "gizmo"}
     for name in (name for names in SCENARIOS.values() for name in names):
         endpoint, _, answer = name.partition(":")

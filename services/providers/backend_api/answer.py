@@ -8,6 +8,7 @@ from services.core.errors import UpstreamError
 from services.core.events import Conversation, Finish, FinishReason, Reasoning, Text
 from services.core.models import Credential
 from services.providers.backend_api.body import Confirmation
+from services.providers.backend_api.citations import Citations
 from services.providers.backend_api.event_reader import EventReader
 from services.providers.backend_api.found import Found
 from services.providers.backend_api.frames import DONE
@@ -41,7 +42,8 @@ _REASONS: dict[str, FinishReason] = {"max_tokens": "length", "interrupted": "len
 
 
 class Answer:
-    """One turn's answer. `feed` it the data of events; after `done`, `finish` it.
+    """One turn's answer. `feed` it the data of events; after `done`, or once it is `complete` and
+    the upstream says no more, `finish` it.
 
     `told` says whether to name the conversation, which makes no sense for one that goes away.
     """
@@ -49,7 +51,7 @@ class Answer:
     def __init__(
         self, credential: Credential, *, plot_notice: str, upload_notice: str, told: bool
     ) -> None:
-        self.done = False
+        self.done = self.complete = False
         self.conversation_id = ""
         self.message_id = ""
         self.confirmation: Confirmation | None = None
@@ -59,6 +61,7 @@ class Answer:
         self._untold = told
         self._told = told
         self._events = EventReader()
+        self._citations = Citations()
         self._voices: dict[tuple[str, str], Voice | None] = {}
         self._speaking: Voice | None = None
         self._reason: FinishReason = "stop"
@@ -120,17 +123,23 @@ class Answer:
         if event.moderation_response is not None and event.moderation_response.blocked:
             self._blocked = True
         message = event.message
-        if message is None or message.author is None or message.content is None:
+        if message is None:
+            self.complete = self.complete or event.type == "message_stream_complete"
+            return
+        if message.author is None or message.content is None:
             return
         if message.author.role not in ("assistant", "tool"):
             return
         self.message_id = message.id
+        is_finished = message.is_finished
+        if is_finished:
+            self._citations.learn(message.metadata)
         voice = self._voice(message, out)
         if voice is not None:
             voice.hear(message, out)
-            if message.is_finished:
+            if is_finished:
                 voice.close(out)
-        if message.is_finished:
+        if is_finished:
             self._end_of(message)
 
     def _voice(self, message: Message, out: list[Found]) -> Voice | None:
@@ -156,7 +165,7 @@ class Answer:
                 return Code()
             if kind in ("text", "multimodal_text"):
                 self._reason = "stop"
-                return Spoken()
+                return Spoken(self._citations)
             return None
         match kind:
             case "execution_output":

@@ -1,4 +1,6 @@
-"""Reads one answer's events without decoding the same text again and again."""
+"""Reads one answer's events without decoding the same text again and again: whole ones, each of
+which repeats all of it, and deltas.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any
 import msgspec
 
 from services.core.errors import ProtocolError
+from services.providers.backend_api.deltas import Deltas
 from services.providers.backend_api.upstream_events import (
     Grown,
     UpstreamEvent,
@@ -27,18 +30,30 @@ events, or rewrite every other one.
 """
 
 
+class Repeated(Grown):
+    """`known` is the event as far as the end of the text, which begins at `begin`."""
+
+    known: bytearray = msgspec.field(default_factory=bytearray)
+    begin: int = 0
+
+    @property
+    def whole(self) -> str:
+        return decode_text(bytes(self.known[self.begin :]))
+
+
 class EventReader:
     """`read` the data of events in their order.
 
-    Every event repeats the whole text so far, so decoding them all takes time quadratic in the
+    Where every event repeats the whole text so far, decoding them all takes time quadratic in the
     reply. An event that is the one before it but for more text at the end of the message's only
     part is compared with that one, which is many times faster, and only the new text is decoded:
     its content is then `Grown`. Any other event is decoded as a whole.
     """
 
-    __slots__ = ("_credit", "_last")
+    __slots__ = ("_credit", "_deltas", "_last")
 
     def __init__(self) -> None:
+        self._deltas = Deltas()
         self._last: _Known | None = None
         self._credit = _CREDIT
 
@@ -49,6 +64,8 @@ class EventReader:
             self._credit = min(self._credit + 1, _CREDIT)
             return last.event
         event = decode_event(frame)
+        if event is not None and event.is_delta:
+            return self._deltas.apply(event)
         if event is not None:
             if last is not None:
                 self._credit -= _FAILURE
@@ -88,7 +105,7 @@ class _Known:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return False
         known += literal
-        self._message.content = Grown(
+        self._message.content = Repeated(
             self._kind, [added], start=self._length, added=added, known=known, begin=self._start
         )
         self._length += len(added)

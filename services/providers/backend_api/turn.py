@@ -142,7 +142,7 @@ class Turn:
                     yield SILENCE
                 else:
                     yield from self._resolved(self._feed, data)
-        if not answer.done:
+        if not (answer.done or answer.complete):
             raise ProtocolError("the upstream's answer stopped before its end")
 
     def _feed(self, data: list[bytes], found: list[Found]) -> None:
@@ -161,7 +161,7 @@ class Turn:
             yield from self._resolved(answer.say, notice)
             return
         yield from self._resolved(answer.close)
-        answer.done = False
+        answer.done = answer.complete = False
         yield from self._hear(confirmation_body(ask, asked, answer.conversation_id))
 
     def _resolved(self, say: Callable[..., None], *about: Any) -> Events:

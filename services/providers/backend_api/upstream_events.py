@@ -1,21 +1,24 @@
 """The upstream's events, as far as they are used. Rarely used parts stay raw JSON.
 
 `{"message": {…} | null, "conversation_id": "…", "error": null}`, where each event of a message
-holds the whole of its text so far; and others around them, which only some say anything.
+holds the whole of its text so far; or deltas to such an event (see `deltas`); and others around
+them, of which only some say anything.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from services.core.errors import ProtocolError
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _NULL = msgspec.Raw(b"null")
+
+log = logging.getLogger(__name__)
 
 
 class Author(msgspec.Struct, gc=False):
@@ -46,18 +49,11 @@ class Content(msgspec.Struct):
 class Grown(Content):
     """What an event `added` to the text of the one before it, which had `start` characters.
 
-    `known` is the event as far as the end of the text, which begins at `begin`; it is what it says
-    only until another event is read.
+    It is what it says only until another event is read.
     """
 
     start: int = 0
     added: str = ""
-    known: bytearray = msgspec.field(default_factory=bytearray)
-    begin: int = 0
-
-    @property
-    def whole(self) -> str:
-        return decode_text(bytes(self.known[self.begin :]))
 
 
 class _FinishDetails(msgspec.Struct):
@@ -66,6 +62,8 @@ class _FinishDetails(msgspec.Struct):
 
 class Metadata(msgspec.Struct):
     citations: msgspec.Raw = _NULL
+    content_references: msgspec.Raw = _NULL
+    search_result_groups: msgspec.Raw = _NULL
     aggregate_result: msgspec.Raw = _NULL
     jit_plugin_data: msgspec.Raw = _NULL
     finish_details: msgspec.Raw = _NULL
@@ -96,6 +94,14 @@ class UpstreamEvent(msgspec.Struct):
     error: Any = None
     detail: Any = None
     moderation_response: _Moderation | None = None
+    type: Any = None
+    p: str | None = None
+    o: str | None = None
+    v: Any = msgspec.UNSET
+
+    @property
+    def is_delta(self) -> bool:
+        return self.v is not msgspec.UNSET or self.o is not None
 
 
 class _Extra(msgspec.Struct):
@@ -186,32 +192,31 @@ def decode_text(literal: bytes) -> str:
     return _decode_text(b'"%b"' % literal)
 
 
-def sources(citations: msgspec.Raw) -> list[Source]:
+def sources(citations: Any) -> list[Source]:
     """What the citations of a message refer to; those of unknown shape are left out."""
     found = []
-    for item in _decoded(citations, list[msgspec.Raw] | None) or ():
-        citation = _decoded(item, _Citation)
-        if citation is not None and citation.metadata is not None:
+    for citation in all_of(citations, _Citation):
+        if citation.metadata is not None:
             found.append(citation.metadata)
     return found
 
 
-def finish_type(details: msgspec.Raw) -> str:
+def finish_type(details: Any) -> str:
     """Why a message ended: `stop`, `max_tokens`, `interrupted`; "" where nothing says so."""
-    found = _decoded(details, _FinishDetails | None)
+    found = converted(details, _FinishDetails)
     return found.type if found is not None else ""
 
 
-def plots(aggregate: msgspec.Raw) -> list[str]:
+def plots(aggregate: Any) -> list[str]:
     """Pointers to the pictures that running code has shown."""
-    result = _decoded(aggregate, _Aggregate | None)
+    result = converted(aggregate, _Aggregate)
     shown = result.messages or [] if result is not None else []
     return [item.image_url for item in shown if item.message_type == "image"]
 
 
-def question(jit_plugin: msgspec.Raw) -> Question | None:
+def question(jit_plugin: Any) -> Question | None:
     """The confirmation that is asked for, if any."""
-    data = _decoded(jit_plugin, _JitPlugin | None)
+    data = converted(jit_plugin, _JitPlugin)
     asked = data.from_server if data is not None else None
     if asked is None or asked.type != "confirm_action":
         return None
@@ -223,8 +228,17 @@ def question(jit_plugin: msgspec.Raw) -> Question | None:
     return Question(body.domain)
 
 
-def _decoded(raw: msgspec.Raw, kind: Any) -> Any:
+def converted(value: Any, kind: type[T]) -> T | None:
+    """JSON, raw or decoded, as a `kind`; None if it is of another shape."""
     try:
-        return msgspec.json.decode(raw, type=kind)
+        if isinstance(value, msgspec.Raw):
+            return msgspec.json.decode(value, type=kind)
+        return msgspec.convert(value, kind)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def all_of(value: Any, kind: type[T]) -> list[T]:
+    """The members of a list that are such."""
+    found = (converted(item, kind) for item in converted(value, list[Any]) or ())
+    return [item for item in found if item is not None]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, assert_never
 
 import msgspec
 
-from services.core.events import Citation, CodeBlock, ExecutionOutput, Reasoning, Text
+from services.core.events import CodeBlock, ExecutionOutput, Reasoning, Text
+from services.providers.backend_api.citations import Citations
 from services.providers.backend_api.found import Asset, Found, SandboxFile, file_id
 from services.providers.backend_api.growth import Growth
 from services.providers.backend_api.notice import Replacement
-from services.providers.backend_api.scanner import Mark, Piece, Scanner
-from services.providers.backend_api.upstream_events import Message, plots, sources
+from services.providers.backend_api.scanner import Link, Mark, Marker, Piece, Scanner
+from services.providers.backend_api.upstream_events import Message, plots
 
 PLOT_MARKER = "<<ImageDisplayed>>"
-_SOURCE_WORDS = {"source", "来源"}
+_PATIENCE = 8
 _LANGUAGE = re.compile(r"[\w+#.-]{1,30}", re.ASCII)
 
 
@@ -28,47 +30,61 @@ class Voice(Protocol):
 
 
 class Spoken:
-    """The answer's text, with citation marks and links into the sandbox; and pictures in it."""
+    """The answer's text, with citation marks and links into the sandbox; and pictures in it.
 
-    def __init__(self) -> None:
+    A mark's sources may come later than the mark; then the text behind it waits, for `_PATIENCE`
+    events, and if they do not come, not again.
+    """
+
+    def __init__(self, citations: Citations) -> None:
+        self._citations = citations
         self._growth = Growth()
         self._scanner = Scanner()
         self._pictures = Pictures()
         self._message = Message()
+        self._waiting: list[Piece] = []
+        self._patience = _PATIENCE
 
     def hear(self, message: Message, out: list[Found]) -> None:
         assert message.content is not None
         self._message = message
         delta = self._growth.advance(message.content)
-        if delta:
+        if delta or self._waiting:
             self._say(self._scanner.feed(delta), out)
         self._pictures.hear(message, out)
 
     def close(self, out: list[Found]) -> None:
-        self._say(self._scanner.flush(), out)
+        self._say(self._scanner.flush(), out, final=True)
         self._pictures.close(out)
 
-    def _say(self, pieces: list[Piece], out: list[Found]) -> None:
-        for piece in pieces:
-            if isinstance(piece, str):
+    def _say(self, pieces: list[Piece], out: list[Found], *, final: bool = False) -> None:
+        if self._waiting:
+            self._patience -= 1
+            pieces, self._waiting = self._waiting + pieces, []
+        rest = iter(pieces)
+        for piece in rest:
+            if type(piece) is str:
                 out.append(Text(piece))
-            elif isinstance(piece, Mark):
-                self._cite(piece, out)
-            else:
-                out.append(SandboxFile(piece.target, self._message.id))
-
-    def _cite(self, mark: Mark, out: list[Found]) -> None:
-        """A known mark becomes a citation; an unknown one goes, unless it hardly is a mark."""
-        metadata = self._message.metadata
-        number = int(mark.number.partition(":")[0])
-        for source in sources(metadata.citations) if metadata else ():
-            by_number = source.extra is not None and source.extra.cited_message_idx == number
-            if by_number or (source.name and source.name == mark.name):
-                title = source.title or source.name or ""
-                out.append(Citation(mark.number, source.url or None, title))
+                continue
+            assert not isinstance(piece, str)
+            said = self._said(piece, final=final or self._patience <= 0)
+            if said is None:
+                self._waiting = [piece, *rest]
                 return
-        if ":" not in mark.number and mark.name not in _SOURCE_WORDS:
-            out.append(Text(mark.text))
+            out += said
+            if isinstance(piece, Marker) and self._patience > 0:
+                self._patience = _PATIENCE
+
+    def _said(self, piece: Mark | Marker | Link, *, final: bool) -> Sequence[Found] | None:
+        match piece:
+            case Mark():
+                return self._citations.cited(piece, self._message.metadata)
+            case Marker():
+                return self._citations.marked(piece, self._message.metadata, final=final)
+            case Link():
+                return [SandboxFile(piece.target, self._message.id)]
+            case _:
+                assert_never(piece)
 
 
 class Code:

@@ -1,13 +1,16 @@
-"""What is compared instead of decoded comes out as if it had been decoded."""
+"""Events that repeat a text and deltas to it come out as if each had been decoded whole."""
 
 from __future__ import annotations
 
 import json
 import random
+import time
 from typing import Any
 
+import msgspec
 import pytest
 
+from emulators.backend_api_deltas import DeltaEncoder
 from services.core.errors import ProtocolError
 from services.core.events import Text
 from services.core.models import Credential
@@ -65,8 +68,13 @@ def seen(read: UpstreamEvent | None) -> Any:
     return (
         (message.id, message.author, message.status, message.recipient, read.conversation_id),
         (content.content_type, content.whole, len(content.parts or ()), content.text),
-        (bytes(metadata.citations), bytes(metadata.finish_details), read.error, read.detail),
+        (plain(metadata.citations), plain(metadata.finish_details), read.error, read.detail),
     )
+
+
+def plain(value: Any) -> Any:
+    """JSON that may be raw, decoded."""
+    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
 
 
 def content_of(read: UpstreamEvent | None) -> Content:
@@ -74,6 +82,17 @@ def content_of(read: UpstreamEvent | None) -> Content:
     assert read.message is not None
     assert read.message.content is not None
     return read.message.content
+
+
+class Told:
+    """What is heard of one message."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._growth = Growth()
+
+    def hear(self, content: Content) -> None:
+        self.text += self._growth.advance(content)
 
 
 def next_event(rng: random.Random, text: str) -> dict[str, Any]:
@@ -130,6 +149,144 @@ def test_every_event_reads_as_if_decoded_alone(ascii_only: bool, tight: bool) ->
     assert compared > 200
 
 
+def test_deltas_read_as_the_whole_events_they_stand_for() -> None:
+    seed = random.randrange(10**9)
+    print(f"seed={seed}")
+    rng = random.Random(seed)
+    appended = 0
+    for _ in range(200):
+        encoder, reader, text, read = DeltaEncoder(), EventReader(), "", None
+        ours: dict[str, Told] = {}
+        whole: dict[str, Told] = {}
+        for _ in range(12):
+            body = next_event(rng, text)
+            text = text_in(body, text)
+            if "message" not in body:
+                continue
+            for delta in encoder.encode(body):
+                read = reader.read(json.dumps(delta).encode())
+                content = content_of(read)
+                appended += isinstance(content, Grown)
+                ours.setdefault(body["message"]["id"], Told()).hear(content)
+            assert seen(read) == seen(decode_event(raw(body)))
+            whole.setdefault(body["message"]["id"], Told()).hear(
+                content_of(decode_event(raw(body)))
+            )
+        assert {name: told.text for name, told in ours.items()} == {
+            name: told.text for name, told in whole.items()
+        }
+    assert appended > 200
+
+
+ADDED = {"p": "", "o": "add", "v": event(""), "c": 0}
+APPEND = {"p": "/message/content/parts/0", "o": "append"}
+
+
+def after(*deltas: dict[str, Any]) -> tuple[str, Any]:
+    """Text and citations once these deltas have followed a message that was added empty."""
+    reader, read = EventReader(), None
+    for delta in (ADDED, *deltas):
+        read = reader.read(json.dumps(delta).encode())
+    assert read is not None
+    assert read.message is not None
+    assert read.message.metadata is not None
+    return content_of(read).whole, read.message.metadata.citations
+
+
+@pytest.mark.parametrize(
+    ("deltas", "text", "citations"),
+    [
+        ([APPEND | {"v": "a"}, {"v": "b"}, {"v": "c"}], "abc", None),
+        ([APPEND | {"v": "ab"}, {"o": "replace", "v": "xy"}], "xy", None),
+        ([APPEND | {"v": "abc"}, {"o": "truncate", "v": 1}, {"o": "append", "v": "z"}], "az", None),
+        (
+            [
+                {"o": "patch", "v": [APPEND | {"v": "a"}, {"p": "/message/x", "o": "add", "v": 1}]},
+                {"v": [APPEND | {"v": "b"}]},
+                APPEND | {"v": "c"},
+                {"v": "d"},
+            ],
+            "abcd",
+            None,
+        ),
+        ([{"p": "", "o": "patch", "v": [APPEND | {"v": "a"}]}, {"v": "b"}], "ab", None),
+        (
+            [
+                {"p": "/message/metadata/citations", "o": "add", "v": [{"a": "x"}]},
+                {"o": "append", "v": [{"b": 1}]},
+                {"p": "/message/metadata/citations/0/a", "v": "y"},
+                {"p": "/message/metadata/citations/1/b", "o": "remove"},
+                {"p": "/message/metadata/citations/-", "o": "add", "v": {"c": 2}},
+                {"p": "/message/metadata", "o": "append", "v": {"other": 1}},
+            ],
+            "",
+            [{"a": "xy"}, {}, {"c": 2}],
+        ),
+        (
+            [
+                APPEND | {"v": "a"},
+                {"p": "/message", "o": "append", "v": {"content": {"parts": ["b"]}}},
+                APPEND | {"v": "c"},
+            ],
+            "bc",
+            None,
+        ),
+        (
+            [
+                APPEND | {"v": "a"},
+                {"p": "/message/content/parts/7", "o": "append", "v": "?"},
+                {"p": "/message/content/parts/x/y", "o": "replace", "v": "?"},
+                {"p": "/message/status", "o": "replace", "v": {"no": "text"}},
+                {"p": "/message/__class__", "o": "replace", "v": "?"},
+                {"p": "message", "o": "swap", "v": "?"},
+                {
+                    "p": "/message/metadata/citations",
+                    "o": "patch",
+                    "v": [7, {"p": 7, "o": [], "v": 1}],
+                },
+                APPEND | {"v": "b"},
+            ],
+            "ab",
+            None,
+        ),
+    ],
+)
+def test_deltas_of_every_kind_are_applied_and_unknown_places_left(
+    deltas: list[dict[str, Any]], text: str, citations: Any
+) -> None:
+    assert after(*deltas) == (text, citations)
+
+
+def test_deltas_before_any_message_say_nothing() -> None:
+    reader = EventReader()
+    for delta in ("v1", APPEND | {"v": "a"}, {"v": [APPEND]}, {"v": None}):
+        assert reader.read(json.dumps(delta).encode()) is None
+
+
+def test_answer_that_is_added_in_an_unknown_shape_is_an_error() -> None:
+    broken = event("a") | {"message": event("a")["message"] | {"content": 7}}
+    with pytest.raises(ProtocolError):
+        EventReader().read(json.dumps(ADDED | {"v": broken}).encode())
+
+
+def test_long_reply_in_deltas_costs_time_linear_in_it() -> None:
+    reader, growth, said = EventReader(), Growth(), 0
+    reader.read(json.dumps(ADDED | {"v": event("", metadata={"content_references": []})}).encode())
+    began = time.process_time()
+    for number in range(20_000):
+        frame = b'{"v": "The quick brown otter swims. "}' if number else b'{"v": "A"}'
+        if not number:
+            frame = json.dumps(APPEND | {"v": "A"}).encode()
+        elif number % 10 == 0:
+            note = {"p": "/message/metadata/token_count", "o": "replace", "v": number}
+            frame = json.dumps({"p": "", "o": "patch", "v": [APPEND | {"v": "x"}, note]}).encode()
+        elif number % 10 == 1:
+            frame = json.dumps(APPEND | {"v": "y"}).encode()
+        said += len(growth.advance(content_of(reader.read(frame))))
+    assert said == len(content_of(reader.read(b'{"v": ""}')).whole)
+    assert time.process_time() - began < 2
+
+
 def test_of_a_growing_text_only_what_is_new_is_decoded() -> None:
     reader = EventReader()
     text = 'She said: "otters", \\ and 水獭🦦.\n' * 50
@@ -183,3 +340,14 @@ def test_shorter_text_then_more_says_nothing_twice() -> None:
         answer.feed(raw(event(text)), found)
     answer.close(found)
     assert "".join(item.text for item in found if isinstance(item, Text)) == "Hello world! Bye"
+
+
+def test_source_that_never_comes_delays_the_text_for_eight_events_and_only_once() -> None:
+    answer = Answer(Credential(None), plot_notice="", upload_notice="", told=False)
+    cite, text, heard = "\ue200cite\ue202turn0search0\ue201", "", []
+    for delta in ("A", cite, *"bcdefghijkl", cite, "m"):
+        text += delta
+        found: list[Found] = []
+        answer.feed(raw(event(text)), found)
+        heard.append("".join(item.text for item in found if isinstance(item, Text)))
+    assert heard == ["A", *[""] * 8, "bcdefghi", "j", "k", "l", "", "m"]

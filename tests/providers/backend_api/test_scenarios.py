@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from typing import Any
 
 import pytest
 
@@ -302,7 +303,8 @@ def test_noise_and_line_ends_change_nothing(stage: Stage, scene: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "scene", ["browsing", "marks_adjacent", "sandbox_unicode", "code_twice", "chinese", "plot"]
+    "scene",
+    ["browsing", "marks_adjacent", "cites", "sandbox_unicode", "code_twice", "chinese", "plot"],
 )
 def test_any_cut_of_the_bytes_gives_the_same(stage: Stage, scene: str) -> None:
     seed = random.randrange(10**6)
@@ -313,8 +315,12 @@ def test_any_cut_of_the_bytes_gives_the_same(stage: Stage, scene: str) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_any_step_of_the_text_gives_the_same(stage: Stage, step: int) -> None:
-    scene = {"scenario": "marks_in_delta"}
+@pytest.mark.parametrize("encoding", ["whole", "v1"])
+@pytest.mark.parametrize("name", ["marks_in_delta", "cites", "other_markers"])
+def test_any_step_of_the_text_gives_the_same(
+    stage: Stage, name: str, encoding: str, step: int
+) -> None:
+    scene = {"scenario": name, "encoding": encoding}
     stage.upstream.script(scene, {**scene, "step": step})
     assert stage.rendered("", NORMAL) == stage.rendered("", NORMAL)
 
@@ -323,6 +329,49 @@ def test_long_reply_is_whole(stage: Stage) -> None:
     stage.upstream.script({"scenario": "long", "size": 60000, "events": 400})
     events = stage.events("")
     assert len(text_of(events)) == 60000
+
+
+def test_text_behind_a_mark_waits_for_its_source_and_not_the_text_before_it(stage: Stage) -> None:
+    cite = "\ue200cite\ue202turn0search0\ue201"
+    page = {"matched_text": cite, "type": "webpage", "url": "https://ex.com/a", "title": "T"}
+    known = {"content_references": [page]}
+    texts = [
+        "Sky",
+        f"Sky is{cite} blue",
+        f"Sky is{cite} blue, they",
+        f"Sky is{cite} blue, they say",
+    ]
+    stage.says(*map(message, texts[:3]), message(texts[3], metadata=known))
+    batches = [e for batch in stage.ask("") for e in batch if not isinstance(e, Conversation)]
+    assert batches == [
+        Text("Sky"),
+        Text(" is"),
+        Citation("1", "https://ex.com/a", "T"),
+        Text(" blue"),
+        Text(", they"),
+        Text(" say"),
+        STOP,
+    ]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_deltas_without_an_end_mark_are_whole_only_if_the_upstream_says_so(
+    stage: Stage, complete: bool
+) -> None:
+    deltas: list[Any] = [
+        '"v1"',
+        {"p": "", "o": "add", "v": message(""), "c": 0},
+        {"p": "/message/content/parts/0", "o": "append", "v": "Hel"},
+        {"v": "lo"},
+    ]
+    if complete:
+        deltas.append({"type": "message_stream_complete", "conversation_id": "c1"})
+        stage.says(*deltas, end="")
+        assert stage.events("") == [Text("Hello"), STOP]
+    else:
+        stage.says(*deltas, end="")
+        told, failure = stage.failure("")
+        assert (told, failure.code) == ([Text("Hello")], "upstream_protocol_error")
 
 
 def test_conversation_is_named_with_the_first_words_and_at_the_end(stage: Stage) -> None:

@@ -10,12 +10,17 @@ import pytest
 from services.providers.backend_api.growth import Growth
 from services.providers.backend_api.model_names import gizmo_id
 from services.providers.backend_api.notice import Replacement
-from services.providers.backend_api.scanner import Link, Mark, Piece, Scanner
+from services.providers.backend_api.scanner import Link, Mark, Marker, Piece, Scanner
 from services.providers.backend_api.upstream_events import Content
 
+CITE = "\ue200cite\ue202turn0search0\ue202turn0news1\ue201"
+NAVIGATION = "\ue200navlist\ue202The sky\ue201"
+OTTER = '\ue200entity\ue202["animal","otter"]\ue201'
 ANSWER = (
     "A【5†source】【6†来源】(x) 【8:0†a b.pdf】 [f](sandbox:/mnt/data/a (1).csv)(sandbox) "
-    "(sandbox:/mnt/季 度.csv) 【x】 【5】 【5†so\nurce】 ((sandbox:/b) 【【7†source】 (sand"
+    "(sandbox:/mnt/季 度.csv) 【x】 【5】 【5†so\nurce】 ((sandbox:/b) 【【7†source】 "
+    f"\ue203Sky\ue204 {CITE}{CITE}. {NAVIGATION}An {OTTER} \ue200cite\ue202turn{CITE}"
+    "\ue200Prose\ue206 (sand"
 )
 PIECES: list[Piece] = [
     "A",
@@ -31,7 +36,15 @@ PIECES: list[Piece] = [
     Link("sandbox:/b"),
     " 【",
     Mark("【7†source】", "7", "source"),
-    " (sand",
+    " Sky",
+    Marker(CITE, "cite", ("turn0search0", "turn0news1")),
+    Marker(CITE, "cite", ("turn0search0", "turn0news1")),
+    ".",
+    Marker(NAVIGATION, "navlist", ("The sky",)),
+    "An ",
+    Marker(OTTER, "entity", ('["animal","otter"]',)),
+    Marker(CITE, "cite", ("turn0search0", "turn0news1")),
+    "Prose (sand",
 ]
 
 
@@ -78,6 +91,40 @@ def test_scanner_holds_back_only_from_a_possible_start() -> None:
     assert scanner.feed("see (a) and 【5†so") == ["see (a) and "]
     assert scanner.feed("urce】 done (") == [Mark("【5†source】", "5", "source"), " done "]
     assert scanner.feed("x") == ["(x"]
+
+
+def test_scanner_holds_back_only_from_an_unclosed_newer_mark() -> None:
+    scanner = Scanner()
+    assert scanner.feed("Sky is") == ["Sky is"]
+    assert scanner.feed(" blue \ue200") == [" blue"]
+    assert scanner.feed("cite\ue202turn0search0") == []
+    mark = Marker("\ue200cite\ue202turn0search0\ue201", "cite", ("turn0search0",))
+    assert scanner.feed("\ue201. It") == [mark, ". It"]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "\ue200",
+        "\ue200cit",
+        "\ue200cite\ue202turn0sea",
+        '\ue200genui\ue202{"chart":{"data":[1, 2',
+        "\ue202\ue201\ue20f",
+        "\ue200cite\ue202a\ue200cite\ue202b",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_unclosed_newer_mark_never_leaks(rest: str, size: int) -> None:
+    text = f"Sky{rest}"
+    assert scanned([text[i : i + size] for i in range(0, len(text), size)]) == ["Sky"]
+
+
+def test_newer_mark_that_never_closes_loses_no_prose() -> None:
+    began = time.monotonic()
+    text = "a" * 100_000
+    pieces = scanned(["\ue200cite\ue202", *text])
+    assert pieces == [f"cite{text}"]
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("start", ["(sandbox:/", "【5†"])
