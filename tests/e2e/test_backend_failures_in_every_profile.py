@@ -201,13 +201,14 @@ def test_broken_stream_is_the_same_failure_in_every_profile(
     seed = random.randrange(10_000)
     print(f"byte splits with seed {seed}")
     text, words, socket_words = BROKEN[scene]
-    said = f"#{scene}[transport={transport},split=random,seed={seed}]"
     code, words = "upstream_protocol_error", words if transport == "sse" else socket_words
-    for (profile, stream), told in everywhere(bridge, said, alice(web)).items():
-        status = 200 if stream and text else 502
-        assert failure_of(told) == (status, "upstream_error", code, words), profile
-        assert told.text == (text if stream else "")
-        assert (told.finish, told.done) == (None, False)
+    for encoding in ("whole", "v1"):
+        said = f"#{scene}[transport={transport},encoding={encoding},split=random,seed={seed}]"
+        for (profile, stream), told in everywhere(bridge, said, alice(web)).items():
+            status = 200 if stream and text else 502
+            assert failure_of(told) == (status, "upstream_error", code, words), profile
+            assert told.text == (text if stream else "")
+            assert (told.finish, told.done) == (None, False)
 
 
 def test_error_after_some_text_is_the_same_in_every_profile(
