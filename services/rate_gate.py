@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter
+from collections.abc import Callable, Hashable
 
 from services.core.models import CallLimit
 from services.store import ScriptCall, Store, StoreAway, StoreScript
 
-MINUTE = 60.0
 SHORTEST_WAIT = 0.05
-MOST_ACCOUNTS = 4096
 PAID_SECONDS = 5.0
 """How long a place that was taken ahead of its call is kept for it."""
 
@@ -24,12 +23,16 @@ _PLACE = StoreScript.beside(__file__, "place.lua")
 
 
 class StoreRateGate:
-    """Counts in the store; while that is away, each process counts for itself."""
+    """Counts in the store. While that is away, each process counts for itself and each call
+    double, in minutes of the clock.
+    """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
         self._store = store
-        self._alone = LocalMinutes()
-        self._paid: dict[CallLimit, deque[float]] = {}
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._minute = ClockWindow(60)
+        self._paid: dict[CallLimit, list[float]] = {}
 
     def take(self, limit: CallLimit) -> float | None:
         """Take a place; else the seconds until there may be one."""
@@ -38,7 +41,7 @@ class StoreRateGate:
         try:
             [wait] = self._store.run_scripts([self.call(limit)])
         except StoreAway:
-            return self._alone.take(limit)
+            return self._take_without_store(limit)
         return max(SHORTEST_WAIT, wait / 1000) if wait else None
 
     def call(self, limit: CallLimit, refusal: str = "") -> ScriptCall:
@@ -50,21 +53,24 @@ class StoreRateGate:
 
     def pay(self, limit: CallLimit) -> None:
         """A place has been taken for a call that comes now."""
-        self._paid.setdefault(limit, deque()).append(time.monotonic())
+        with self._lock:
+            self._paid.setdefault(limit, []).append(time.monotonic())
+
+    def _take_without_store(self, limit: CallLimit) -> float | None:
+        now = self._clock()
+        with self._lock:
+            if self._minute.counts(now)[limit] >= limit.per_minute:
+                return max(SHORTEST_WAIT, self._minute.left(now))
+            self._minute.counts(now)[limit] += 2
+        return None
 
     def _use_paid(self, limit: CallLimit) -> bool:
-        paid = self._paid.get(limit)
         oldest = time.monotonic() - PAID_SECONDS
-        while paid:
-            try:
-                at = paid.popleft()
-            except IndexError:  # another thread took it
-                return False
-            if not paid:
-                self._paid.pop(limit, None)
-            if at > oldest:
-                return True
-        return False
+        with self._lock:
+            paid = [at for at in self._paid.pop(limit, ()) if at > oldest]
+            if len(paid) > 1:
+                self._paid[limit] = paid[1:]
+        return bool(paid)
 
 
 def calls_key(store: Store, limit: CallLimit) -> str:
@@ -72,27 +78,20 @@ def calls_key(store: Store, limit: CallLimit) -> str:
     return store.key("pool", f"{{{limit.provider}}}", "calls", limit.account)
 
 
-class LocalMinutes:
-    """The same limits in this process alone."""
+class ClockWindow:
+    """What is counted within one minute or day of the clock, `seconds` long, and then forgotten."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: dict[CallLimit, deque[float]] = {}
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
+        self._number = -1
+        self._counts: Counter[Hashable] = Counter()
 
-    def take(self, limit: CallLimit) -> float | None:
-        """Take a place; else the seconds until there is one."""
-        now = time.monotonic()
-        with self._lock:
-            if len(self._calls) > MOST_ACCOUNTS:
-                self._forget_idle(now)
-            calls = self._calls.setdefault(limit, deque())
-            while calls and calls[0] <= now - MINUTE:
-                calls.popleft()
-            if len(calls) >= limit.per_minute:
-                return max(SHORTEST_WAIT, calls[-limit.per_minute] + MINUTE - now)
-            calls.append(now)
-            return None
+    def counts(self, now: float) -> Counter[Hashable]:
+        """The counts of the window that `now` is in."""
+        if self._number != now // self._seconds:
+            self._number, self._counts = int(now // self._seconds), Counter()
+        return self._counts
 
-    def _forget_idle(self, now: float) -> None:
-        busy = {limit: c for limit, c in self._calls.items() if c and c[-1] > now - MINUTE}
-        self._calls = busy
+    def left(self, now: float) -> float:
+        """The seconds until the next window."""
+        return self._seconds - now % self._seconds

@@ -97,21 +97,24 @@ def test_place_taken_ahead_is_the_next_calls(gate: StoreRateGate) -> None:
     assert gate.take(one) is not None
 
 
-def test_each_process_counts_for_itself_while_the_store_is_away() -> None:
-    first, second = StoreRateGate(Store("")), StoreRateGate(Store(""))
-    outcomes = [first.take(limit("k", 3)) for _ in range(5)]
-    assert outcomes[:3] == [None] * 3
-    assert all(wait is not None and 0 < wait <= 60 for wait in outcomes[3:])
-    assert second.take(limit("k", 3)) is None
+def test_each_process_counts_for_itself_and_double_while_the_store_is_away() -> None:
+    now = 6000.0
+    first, second = (StoreRateGate(Store(""), lambda: now) for _ in range(2))
+    now += 20
+    assert [first.take(limit("k", 4)) for _ in range(4)] == [None, None, 40.0, 40.0]
+    assert first.take(limit("other", 1)) is None
+    assert second.take(limit("k", 4)) is None
+    now += 40
+    assert [first.take(limit("k", 1)) for _ in range(2)] == [None, 60.0]
 
 
 def test_store_that_goes_away_is_not_waited_for(tmp_path: Path) -> None:
     running = embedded_store.start(tmp_path)
     with contextlib.closing(Store(running.url, timeout=0.5)) as store:
-        gate = StoreRateGate(store)
-        assert gate.take(limit("k", 2)) is None
+        gate = StoreRateGate(store, lambda: 6000.0)
+        assert gate.take(limit("k", 4)) is None
         running.stop()
         began = time.monotonic()
-        outcomes = [gate.take(limit("k", 2)) for _ in range(4)]
+        outcomes = [gate.take(limit("k", 4)) for _ in range(4)]
         assert time.monotonic() - began < 2
     assert [outcome is None for outcome in outcomes] == [True, True, False, False]

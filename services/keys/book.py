@@ -16,8 +16,8 @@ import msgspec
 
 from services.config import GatewayKeySetting
 from services.core.errors import Unavailable
+from services.keys.limiter import key_name
 from services.keys.records import PREFIX, KeyRecord, digest_of, read_record
-from services.keys.store_limiter import key_name
 from services.store import Store, StoreAway
 
 FRESH_SECONDS = 5.0

@@ -11,6 +11,7 @@ from redis.client import Pipeline
 
 from services.core.errors import InvalidRequest, NotFound, Unavailable
 from services.keys.book import KeyBook
+from services.keys.limiter import key_name
 from services.keys.records import (
     KeyChanges,
     KeyRecord,
@@ -23,7 +24,6 @@ from services.keys.records import (
     new_key,
     read_record,
 )
-from services.keys.store_limiter import key_name
 from services.store import Store, StoreAway
 
 T = TypeVar("T")

@@ -12,16 +12,22 @@ from services.core.models import Credential, Secret
 from services.keys.admission import Admission
 from services.keys.book import KeyBook
 from services.keys.ledger import Ledger, Turn
-from services.keys.local_limiter import LocalLimiter
+from services.keys.limiter import (
+    LEASE_SECONDS,
+    Decision,
+    KeyLimiter,
+    LimiterWithoutStore,
+    headers,
+    too_many,
+)
 from services.keys.records import PREFIX, KeyRecord, Vault, digest_of
-from services.keys.standing import Verdict, headers, too_many
-from services.keys.store_limiter import LEASE_SECONDS, StoreLimiter
 from services.store import ScriptCall, Store, StoreAway
 
 
 class Gatekeeper:
     """Admits requests. One per worker. `renew_leases` is to be called several times in
-    `lease_seconds`."""
+    `lease_seconds`.
+    """
 
     def __init__(
         self,
@@ -36,8 +42,8 @@ class Gatekeeper:
         self._ledger = ledger
         self._vault = vault
         self._store = store
-        self._limiter = StoreLimiter(store, lease_seconds)
-        self._alone = LocalLimiter()
+        self._limiter = KeyLimiter(store, lease_seconds)
+        self._alone = LimiterWithoutStore()
         self._process = secrets.token_hex(6)
         self._numbers = itertools.count()
         self._leases: dict[str, bytes] = {}
@@ -80,19 +86,18 @@ class Gatekeeper:
 
     def judge(self, admission: Admission, answer: Any) -> None:
         """What the store answered. Raises as `admit`."""
-        verdict = self._limiter.verdict(answer)
-        self._alone.reset()
-        record = self.book.learn(admission.digest, verdict.record if verdict else None)
-        if record is None or verdict is None:
+        decision = self._limiter.decision(answer)
+        record = self.book.learn(admission.digest, decision.record if decision else None)
+        if record is None or decision is None:
             raise _no_key()
-        self._apply(admission, record, verdict)
+        self._apply(admission, record, decision)
 
     def judge_alone(self, admission: Admission, away: StoreAway) -> None:
         """The store is away: this process decides. Raises as `admit`."""
         record = self.book.last_known(admission.digest, away)
         if record is None:
             raise _no_key()
-        self._apply(admission, record, self._alone.admit(record, admission.lease), alone=True)
+        self._apply(admission, record, self._alone.admit(record), alone=True)
 
     def credential(self, record: KeyRecord, provider: str) -> Credential:
         """The key's own credential for a provider. Raises `Unavailable`."""
@@ -116,7 +121,7 @@ class Gatekeeper:
         if record is None or not record.limits.after:
             return
         if admission.alone:
-            self._alone.settle(record, admission.lease, tokens)
+            self._alone.settle(record, tokens)
             return
         try:
             self._limiter.settle(admission.digest, admission.lease, tokens, record.limits)
@@ -149,15 +154,15 @@ class Gatekeeper:
         return admission
 
     def _apply(
-        self, admission: Admission, record: KeyRecord, verdict: Verdict, alone: bool = False
+        self, admission: Admission, record: KeyRecord, decision: Decision, alone: bool = False
     ) -> None:
-        if verdict.refused:
-            raise too_many(verdict, record.limits)
+        if decision.refused:
+            raise too_many(decision, record.limits)
         admission.record, admission.counted, admission.alone = record, True, alone
         if not record.limits.any:
             admission.lease = ""
             return
-        admission.headers = headers(record.limits, verdict.standing)
+        admission.headers = headers(record.limits, decision.usage)
         if record.limits.concurrent_streams is not None and not alone:
             self._leases[admission.lease] = admission.digest
 

@@ -11,8 +11,8 @@ from services.config import Settings
 from services.gateway import Gateway
 from services.jobs import BackgroundQueue, Schedule
 from services.keys import Gatekeeper, KeyBook, Ledger, UsageBook
+from services.keys.limiter import LEASE_SECONDS
 from services.keys.listed import ListedModels
-from services.keys.store_limiter import LEASE_SECONDS
 from services.metrics import Metrics
 from services.store import Store
 from services.transport import Transport

@@ -25,7 +25,7 @@ from services.keys import (
     UsageBook,
 )
 from services.keys.editor import KeyEditor
-from services.keys.store_limiter import LEASE_SECONDS
+from services.keys.limiter import LEASE_SECONDS
 from services.store import Store
 
 MODEL = "small"
@@ -102,4 +102,11 @@ def away_from_midnight() -> None:
     """Days of UTC begin and end: not within the next seconds."""
     left = 86_400 - time.time() % 86_400
     if left < 10:
+        time.sleep(left + 0.1)
+
+
+def away_from_the_minutes_end() -> None:
+    """Minutes of the clock begin and end: not within the next seconds."""
+    left = 60 - time.time() % 60
+    if left < 5:
         time.sleep(left + 0.1)

@@ -11,9 +11,8 @@ import pytest
 
 from services.core.errors import RateLimited
 from services.keys import Limits
+from services.keys.limiter import LimitUsage, duration, headers, key_name
 from services.keys.records import KeyChanges, LimitChanges, digest_of
-from services.keys.standing import Standing, duration, headers
-from services.keys.store_limiter import key_name
 from services.store import Store
 
 from .support import CHAT, Desk, answer, away_from_midnight, client
@@ -227,8 +226,8 @@ def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None
 
 def test_headers_show_the_limit_with_less_left() -> None:
     limits = Limits(requests_per_minute=10, requests_per_day=100, tokens_per_day=50)
-    standing = Standing(minute_requests=1, day_requests=98, day_tokens=60, day_left=360.0)
-    assert headers(limits, standing) == {
+    usage = LimitUsage(minute_requests=1, day_requests=98, day_tokens=60, day_left=360.0)
+    assert headers(limits, usage) == {
         "x-ratelimit-limit-requests": "100",
         "x-ratelimit-remaining-requests": "2",
         "x-ratelimit-reset-requests": "6m0s",
@@ -236,4 +235,4 @@ def test_headers_show_the_limit_with_less_left() -> None:
         "x-ratelimit-remaining-tokens": "0",
         "x-ratelimit-reset-tokens": "6m0s",
     }
-    assert headers(Limits(concurrent_streams=3), Standing()) == {}
+    assert headers(Limits(concurrent_streams=3), LimitUsage()) == {}

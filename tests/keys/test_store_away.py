@@ -14,12 +14,12 @@ import pytest
 from services import embedded_store
 from services.core.errors import RateLimited, Unavailable
 from services.keys import UsageQuery
-from services.keys.local_limiter import LocalLimiter
+from services.keys.limiter import LimiterWithoutStore, headers
 from services.keys.records import PREFIX, KeyRecord, Limits
 from services.store import Store
 from tests.gateway import wait_for
 
-from .support import CHAT, Desk, answer
+from .support import CHAT, Desk, answer, away_from_the_minutes_end
 
 
 class Outage:
@@ -55,14 +55,15 @@ def test_outage(outage: Outage) -> None:
     for key in (free, limited):
         desk.admit(key).done("ok")
     still_open = desk.admit(limited)
+    away_from_the_minutes_end()
     outage.begin()
 
-    # known keys are served; limits begin anew in each process
+    # known keys are served; limits begin anew in each process, and all things count double
     for _ in range(5):
         with desk.admit(free) as admission:
             admission.permit(CHAT.model)
             list(admission.watch(answer(10), CHAT))
-    for _ in range(3):
+    for _ in range(2):
         desk.admit(limited).done("ok")
     with pytest.raises(RateLimited):
         desk.admit(limited)
@@ -89,49 +90,52 @@ def test_outage(outage: Outage) -> None:
 
 
 class Clock:
+    """Stands at 20 s past a minute."""
+
     def __init__(self) -> None:
-        self.now = float(int(time.time() // 86_400) * 86_400 + 40_000)
+        self.now = float(int(time.time() // 86_400) * 86_400 + 39_980)
 
     def __call__(self) -> float:
         return self.now
 
 
-class TestCountingAlone:
-    """The same rules as in the store."""
+class TestWithoutStore:
+    """All things count double, in minutes and days of the clock."""
 
-    def limiter(self, **limits: int) -> tuple[LocalLimiter, KeyRecord, Clock]:
+    def limiter(self, **limits: int) -> tuple[LimiterWithoutStore, KeyRecord, Clock]:
         clock = Clock()
         record = KeyRecord("key_1", "n", "h", 0.0, limits=Limits(**limits))
-        return LocalLimiter(clock), record, clock
+        return LimiterWithoutStore(clock), record, clock
 
-    def test_minute_is_a_moving_window(self) -> None:
-        limiter, record, clock = self.limiter(requests_per_minute=2)
-        assert limiter.admit(record, "a").refused == ""
+    def test_requests_of_a_minute(self) -> None:
+        limiter, record, clock = self.limiter(requests_per_minute=4)
+        assert [limiter.admit(record).refused for _ in range(2)] == ["", ""]
+        decision = limiter.admit(record)
+        assert (decision.refused, decision.retry_after) == ("requests_per_minute", 40)
+        assert headers(record.limits, decision.usage)["x-ratelimit-remaining-requests"] == "0"
         clock.now += 40
-        assert limiter.admit(record, "b").refused == ""
-        verdict = limiter.admit(record, "c")
-        assert (verdict.refused, verdict.retry_after) == ("requests_per_minute", 20)
-        clock.now += 20
-        assert limiter.admit(record, "d").refused == ""
-        assert limiter.admit(record, "e").refused == "requests_per_minute"
+        assert [limiter.admit(record).refused for _ in range(2)] == ["", ""]
+
+    def test_limit_of_one_lets_one_through(self) -> None:
+        limiter, record, _ = self.limiter(requests_per_minute=1, concurrent_streams=1)
+        assert limiter.admit(record).refused == ""
+        assert limiter.admit(record).refused == "requests_per_minute"
 
     def test_tokens_and_days(self) -> None:
         limiter, record, clock = self.limiter(tokens_per_minute=10, tokens_per_day=25)
-        limiter.admit(record, "a")
-        limiter.settle(record, "a", 12)
-        assert limiter.admit(record, "b").refused == "tokens_per_minute"
-        clock.now += 60
-        verdict = limiter.admit(record, "c")
-        assert (verdict.refused, verdict.standing.day_tokens) == ("", 12)
-        limiter.settle(record, "c", 13)
-        assert limiter.admit(record, "d").refused == "tokens_per_day"
+        limiter.admit(record)
+        limiter.settle(record, 6)
+        assert limiter.admit(record).refused == "tokens_per_minute"
+        clock.now += 40
+        decision = limiter.admit(record)
+        assert (decision.refused, decision.usage.day_tokens) == ("", 12)
+        limiter.settle(record, 7)
+        assert limiter.admit(record).refused == "tokens_per_day"
         clock.now += 86_400
-        assert limiter.admit(record, "e").refused == ""
+        assert limiter.admit(record).refused == ""
 
     def test_places(self) -> None:
-        limiter, record, _ = self.limiter(concurrent_streams=1, requests_per_day=2)
-        limiter.admit(record, "a")
-        assert limiter.admit(record, "b").refused == "concurrent_streams"
-        limiter.settle(record, "a", 0)
-        assert limiter.admit(record, "b").refused == ""
-        assert limiter.admit(record, "c").refused == "requests_per_day"
+        limiter, record, _ = self.limiter(concurrent_streams=3, requests_per_day=6)
+        assert [limiter.admit(record).refused for _ in range(3)] == ["", "", "concurrent_streams"]
+        limiter.settle(record, 0)
+        assert [limiter.admit(record).refused for _ in range(2)] == ["", "requests_per_day"]
