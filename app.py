@@ -13,7 +13,7 @@ from services.api.auth import Authenticator
 from services.api.edge import Edge
 from services.api.paths import LenientPaths
 from services.config import Settings
-from services.fetch import caller_fetcher, download_limits, upstream_fetcher
+from services.fetch import caller_fetcher, download_limits, packed_limits, upstream_fetcher
 from services.files import (
     Adopter,
     FileCache,
@@ -68,7 +68,7 @@ def create_app(settings: Settings, lasting: Lasting | None = None) -> Flask:
     )
     auth = Authenticator(settings, lasting.gatekeeper)
     # a model may be made to link anything: such links are callers' URLs
-    pictures = PictureBytes(cache, caller_fetcher(settings))
+    pictures = PictureBytes(cache, caller_fetcher(settings), packed_limits(settings))
 
     app.config["MAX_CONTENT_LENGTH"] = max_body
     errors.register(app)

@@ -171,6 +171,8 @@ class Files(Group, frozen=True, kw_only=True):
     generated_ttl: Seconds = 604800.0
     upload_ttl: Seconds = 60.0
     total_limit_mb: Megabytes = 2048.0
+    download_max_mb: Megabytes = 512.0
+    download_timeout: Seconds = 300.0
     fetch_max_mb: Megabytes = 20.0
     fetch_timeout: Seconds = 10.0
     fetch_allow: tuple[Name, ...] = ()

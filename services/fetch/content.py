@@ -9,7 +9,7 @@ from urllib.parse import unquote, unquote_to_bytes
 import msgspec
 
 from services.core.errors import InvalidRequest
-from services.media import is_text, sniff
+from services.media import Data, is_text, sniff
 
 _MAX_HEAD = 512
 _HEAD = re.compile(
@@ -45,7 +45,7 @@ class Fetched(msgspec.Struct, frozen=True):
     file name without folders or control characters, "" when there is none.
     """
 
-    data: bytes
+    data: Data
     mime: str
     declared_type: str | None = None
     name: str = ""

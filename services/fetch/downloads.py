@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+import msgspec
+
 from services.config import ConfigErrors, Problem, Settings
 from services.fetch.content import Limits
 from services.fetch.fetcher import Fetcher
@@ -15,7 +17,9 @@ MEGABYTE = 1024 * 1024
 
 def caller_fetcher(settings: Settings) -> Fetcher:
     """Reaches public addresses and what `files.fetch_allow` opens. Raise ConfigErrors."""
-    return _fetcher(settings, ())
+    files = settings.files
+    limits = Limits(seconds=files.fetch_timeout, max_bytes=int(files.fetch_max_mb * MEGABYTE))
+    return _fetcher(settings, limits, ())
 
 
 def upstream_fetcher(settings: Settings) -> Fetcher:
@@ -23,19 +27,29 @@ def upstream_fetcher(settings: Settings) -> Fetcher:
 
     Never for a caller's URL: the upstream may be inside the operator's network.
     """
-    return _fetcher(settings, tuple(_upstream_hosts(settings)))
+    return _fetcher(settings, download_limits(settings), tuple(_upstream_hosts(settings)))
 
 
 def download_limits(settings: Settings) -> Limits:
-    """How large and how slow a download may be."""
+    """How large and how slow an upstream's file may be."""
     files = settings.files
-    return Limits(seconds=files.fetch_timeout, max_bytes=int(files.fetch_max_mb * MEGABYTE))
+    return Limits(
+        seconds=files.download_timeout,
+        connect_seconds=settings.server.connect_timeout,
+        max_bytes=int(files.download_max_mb * MEGABYTE),
+    )
 
 
-def _fetcher(settings: Settings, opened: tuple[str, ...]) -> Fetcher:
+def packed_limits(settings: Settings) -> Limits:
+    """The same for a picture that is answered as base64, and so held in memory several times."""
+    size = min(settings.files.fetch_max_mb, settings.files.download_max_mb)
+    return msgspec.structs.replace(download_limits(settings), max_bytes=int(size * MEGABYTE))
+
+
+def _fetcher(settings: Settings, limits: Limits, opened: tuple[str, ...]) -> Fetcher:
     return Fetcher(
         allow=_allow(settings, opened),
-        limits=download_limits(settings),
+        limits=limits,
         proxy=settings.proxy or settings.server.proxies,
         proxy_resolves=settings.files.proxy_resolves,
     )

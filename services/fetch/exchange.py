@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 import re
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
 from http.client import HTTPResponse as PlainResponse
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -20,26 +22,33 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from services import __version__
-from services.core.errors import InvalidRequest
+from services.core.errors import InvalidRequest, Unavailable
 from services.fetch.content import Fetched, Limits, download_name
 from services.fetch.urls import Target
-from services.media import sniff
+from services.media import Data, sniff
 from services.transport.route import Proxy
 from services.transport.tls import Wire, left, shut
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _READ = 65_536
+_IN_MEMORY = 24 * 1024 * 1024
 _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,63}/[a-z0-9!#$&^_.+-]{1,127}")
 
 
 def get(
-    target: Target, wire: Wire, limits: Limits, deadline: float, via: Proxy | None = None
+    target: Target,
+    wire: Wire,
+    limits: Limits,
+    deadline: float,
+    *,
+    via: Proxy | None = None,
+    stop: threading.Event | None = None,
 ) -> Fetched | str:
     """Ask for `target` on `wire`: the whole answer, or where it redirects to.
 
     With `via` the wire ends at that proxy, which reads the request and passes it on. Raise
-    InvalidRequest for an answer that cannot be used, and TimeoutError at `deadline`, which is
-    `time.monotonic()`.
+    InvalidRequest for an answer that cannot be used and after a `stop`, Unavailable for lack of
+    room, and TimeoutError at `deadline`, which is `time.monotonic()`.
     """
     inlet = _Inlet(wire, limits.header_bytes)
     try:
@@ -49,7 +58,7 @@ def get(
             if it.status_code in REDIRECTS and it.headers.get("Location"):
                 return str(it.headers["Location"])
             _check(it, limits)
-            data = _body(it, limits)
+            data = _body(it, limits, stop)
     except _TooMuch as exc:
         raise failed("its server sent too much, in headers or around the file") from exc
     except (requests.RequestException, HTTPError) as exc:
@@ -190,13 +199,26 @@ def _check(answer: requests.Response, limits: Limits) -> None:
         raise _too_large(limits)
 
 
-def _body(answer: requests.Response, limits: Limits) -> bytes:
-    body = io.BytesIO()
-    while piece := answer.raw.read1(_READ, decode_content=False):
-        if body.tell() + len(piece) > limits.max_bytes:
-            raise _too_large(limits)
+def _body(answer: requests.Response, limits: Limits, stop: threading.Event | None) -> Data:
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as body:
+        while piece := answer.raw.read1(_READ, decode_content=False):
+            if stop is not None and stop.is_set():
+                raise failed("nobody waits for it any more")
+            if body.tell() + len(piece) > limits.max_bytes:
+                raise _too_large(limits)
+            _write(body, piece)
+        if body.tell() > _IN_MEMORY:
+            body.flush()
+            return mmap.mmap(body.fileno(), 0, access=mmap.ACCESS_READ)
+        body.seek(0)
+        return body.read()
+
+
+def _write(body: IO[bytes], piece: bytes) -> None:
+    try:
         body.write(piece)
-    return body.getvalue()
+    except OSError as exc:  # the disk is full, which is nobody else's fault
+        raise Unavailable("this service has no room for a download at the moment") from exc
 
 
 def _too_large(limits: Limits) -> InvalidRequest:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -80,25 +81,32 @@ class Fetcher:
         # shares gevent's ten resolver threads.
         self._lookups = ThreadPoolExecutor(_LOOKUPS_AT_ONCE, thread_name_prefix="lookup")
 
-    def fetch(self, url: str, *, limits: Limits | None = None, param: str | None = None) -> Fetched:
+    def fetch(
+        self,
+        url: str,
+        *,
+        limits: Limits | None = None,
+        param: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> Fetched:
         """The file behind an http, https or `data:` URL.
 
         Raise InvalidRequest, with `param` as the field at fault, for a URL that is malformed or
-        closed, and for a server that answers badly, too slowly or with too much. No text holds the
-        URL or an address.
+        closed, for a server that answers badly, too slowly or with too much, and when `stop` is
+        set meanwhile; Unavailable where there is no room. No text holds the URL or an address.
         """
         limits = limits or self._limits
         if url[:5].lower() == "data:":
             return decode_data_url(url, limits.max_bytes, param=param)
         with _explained(param):
-            return self._follow(parse_url(url, self._allow), limits)
+            return self._follow(parse_url(url, self._allow), limits, stop)
 
-    def _follow(self, target: Target, limits: Limits) -> Fetched:
+    def _follow(self, target: Target, limits: Limits, stop: threading.Event | None) -> Fetched:
         deadline = monotonic() + limits.seconds
         for _ in range(limits.redirects + 1):
             via = self._proxy if self._is_forwarded(target) else None
             with contextlib.closing(self._connect(target, limits, deadline)) as wire:
-                answer = get(target, wire, limits, deadline, via)
+                answer = get(target, wire, limits, deadline, via=via, stop=stop)
             if isinstance(answer, Fetched):
                 return answer
             target = join_redirect(target, answer, self._allow)

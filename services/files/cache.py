@@ -25,7 +25,7 @@ from services.files.kinds import (
 from services.files.local import LocalStorage
 from services.files.s3 import S3Storage
 from services.files.storage import Entry, Found, Storage, StorageAway
-from services.media import INLINE_IMAGES, sniff
+from services.media import INLINE_IMAGES, Data, sniff
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class FileCache:
             storage = LocalStorage(settings.server.folder)
         return cls(storage, Lifetimes.from_settings(files), int(files.total_limit_mb * MEGABYTE))
 
-    def adopt(self, content: bytes | Fetched, kind: Kind, name: str = "", *, base: str) -> str:
+    def adopt(self, content: Data | Fetched, kind: Kind, name: str = "", *, base: str) -> str:
         """Store `content` and return its public URL under `base`; the URL ends in an extension.
 
         `name` is what its maker calls it, and only ever shows as the name of a download. Raise
@@ -96,10 +96,10 @@ class FileCache:
         return base + self.keep(content, kind, name).path
 
     def keep(
-        self, content: bytes | Fetched, kind: Kind, name: str = "", declared: str | None = None
+        self, content: Data | Fetched, kind: Kind, name: str = "", declared: str | None = None
     ) -> Kept:
         """Store `content`, as it is. Raise as `adopt`."""
-        fetched = Fetched(data=content, mime="") if isinstance(content, bytes) else content
+        fetched = content if isinstance(content, Fetched) else Fetched(data=content, mime="")
         data, name = fetched.data, name or fetched.name
         mime = sniff(data, _better(declared or fetched.declared_type, name))
         if kind is Kind.IMAGE and mime not in INLINE_IMAGES:

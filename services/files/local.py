@@ -12,15 +12,18 @@ import logging
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from services.files.kinds import AREAS, Area, is_name
 from services.files.storage import Body, Entry, FileGone, Found, StorageAway
+from services.media import Data
 
 log = logging.getLogger(__name__)
 
+_PIECE = 1024 * 1024
 _FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
 _LABEL = ".label"
@@ -37,7 +40,7 @@ class LocalStorage:
             "uploads": folder / "data" / "uploads",
         }
 
-    def put(self, area: Area, name: str, data: bytes, label: str, mime: str) -> None:
+    def put(self, area: Area, name: str, data: Data, label: str, mime: str) -> None:
         folder = self._folders[area]
         try:
             folder.mkdir(_FOLDER_MODE, parents=True, exist_ok=True)
@@ -108,14 +111,16 @@ def _open(path: Path, start: int, length: int) -> Body:
     return part
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: Data) -> None:
     temporary = path.with_name(f".{secrets.token_hex(16)}{_TEMPORARY}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, _FILE_MODE)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, _FILE_MODE)  # whatever the umask
-            file.write(data)
+            for at in range(0, len(data), _PIECE):
+                file.write(data[at : at + _PIECE])
+                time.sleep(0)  # let other greenlets run
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 from services.config import ConfigErrors, Files, Problem
 from services.files.kinds import AREAS, Area, is_name
 from services.files.storage import Body, Entry, FileGone, Found, StorageAway
+from services.media import Data
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class S3Storage:
         """Raise `ConfigErrors` if boto3 is not installed. Credentials come from boto3's chain."""
         return cls(_client(files.s3_endpoint or None), files.s3_bucket, files.s3_prefix)
 
-    def put(self, area: Area, name: str, data: bytes, label: str, mime: str) -> None:
+    def put(self, area: Area, name: str, data: Data, label: str, mime: str) -> None:
         metadata = {_LABEL: quote(label, safe="")} if label else {}
         with _explained():
             self._client.put_object(

@@ -10,6 +10,7 @@ import msgspec
 
 from services.core.errors import Unavailable
 from services.files.kinds import Area
+from services.media import Data
 
 
 class StorageAway(Unavailable):
@@ -58,7 +59,7 @@ class Found(msgspec.Struct, frozen=True):
 class Storage(Protocol):
     """Where files lie. Names have passed `is_name`. Every method may raise `StorageAway`."""
 
-    def put(self, area: Area, name: str, data: bytes, label: str, mime: str) -> None:
+    def put(self, area: Area, name: str, data: Data, label: str, mime: str) -> None:
         """Store a whole file, so that nobody ever sees a part of it."""
 
     def find(self, area: Area, name: str) -> Found | None: ...

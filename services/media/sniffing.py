@@ -17,7 +17,7 @@ from services.media.mimes import (
     is_text,
     usual_name,
 )
-from services.media.structure import image_size
+from services.media.structure import Data, image_size
 
 _PIECE = 65_536
 _CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r\x1b")) + b"\x7f"
@@ -26,10 +26,14 @@ _OLE_TYPES = frozenset(
     {"application/msword", "application/vnd.ms-excel", "application/vnd.ms-powerpoint"}
 )
 _OFFICE_PARTS = ((b"word/document", DOCX), (b"ppt/presentation", PPTX), (b"xl/workbook", XLSX))
+_HEAD = 8_192
+# of a longer text only the beginning is read: nobody else can run meanwhile
+_LOOKED_AT = 4_000_000
+_LARGEST_END = 65_557
 _LARGEST_DIRECTORY = 1_000_000
 
 
-def sniff(data: bytes, declared: str | None = None) -> str:
+def sniff(data: Data, declared: str | None = None) -> str:
     """The type of `data`. The bytes win over `declared`, which only names the kind of text.
 
     Text of a type that nobody listed is `text/plain`, SVG too; other data that nobody knows are
@@ -39,24 +43,27 @@ def sniff(data: bytes, declared: str | None = None) -> str:
     image = image_size(data)
     if image is not None:
         return image[0]
-    if data.startswith(b"PK\x03\x04"):
+    head = data[:_HEAD]
+    if head.startswith(b"PK\x03\x04"):
         return _zip_type(data)
-    if data.startswith(_OLE) and declared in _OLE_TYPES:
+    if head.startswith(_OLE) and declared in _OLE_TYPES:
         return declared
-    if data.startswith(b"%PDF-"):
+    if head.startswith(b"%PDF-"):
         return "application/pdf"
-    if data.startswith(b"{\\rtf"):
+    if head.startswith(b"{\\rtf"):
         return "application/rtf"
-    if _reads_as_text(data, says_text=is_text(declared) or declared.startswith("text/")):
+    if _reads_as_text(
+        data[:_LOOKED_AT], says_text=is_text(declared) or declared.startswith("text/")
+    ):
         return declared if is_text(declared) else PLAIN_TEXT
-    mime = usual_name(filetype.guess_mime(data) or "")
+    mime = usual_name(filetype.guess_mime(head) or "")
     # a picture whose header image_size could not read is none
     return mime if mime in EXTENSIONS and mime not in INLINE_IMAGES else UNKNOWN
 
 
-def _zip_type(data: bytes) -> str:
+def _zip_type(data: Data) -> str:
     """Office files by the names in the archive's directory: a nested archive cannot pose as it."""
-    end = data.rfind(b"PK\x05\x06")
+    end = data.rfind(b"PK\x05\x06", max(len(data) - _LARGEST_END, 0))
     size = int.from_bytes(data[end + 12 : end + 16], "little") if end > 0 else 0
     directory = data[max(end - size, 0) : end] if 0 < size <= _LARGEST_DIRECTORY else b""
     if b"[Content_Types].xml" in directory:
@@ -89,7 +96,7 @@ def _decodes(data: bytes, encoding: str) -> bool:
     try:
         for at in range(0, len(view), _PIECE):
             decoder.decode(view[at : at + _PIECE])
-        decoder.decode(b"", final=True)
+        decoder.decode(b"", final=len(data) < _LOOKED_AT)
     except UnicodeDecodeError:
         return False
     return True

@@ -5,8 +5,12 @@ Each walk takes a bounded number of steps, whatever the data say.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator
+
+Data = bytes | mmap.mmap
+"""The bytes of a file, in memory or where a large one lies on disk."""
 
 _MAX_SEGMENTS = 10_000
 _MAX_BLOCKS = 400_000
@@ -17,7 +21,7 @@ _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 Size = tuple[int, int]
 
 
-def image_size(data: bytes) -> tuple[str, Size] | None:
+def image_size(data: Data) -> tuple[str, Size] | None:
     """The type by its whole header, and (width, height) in pixels; None for other data."""
     for mime, read in (
         ("image/png", _png_size),
@@ -34,7 +38,7 @@ def image_size(data: bytes) -> tuple[str, Size] | None:
     return None
 
 
-def is_complete(data: bytes, mime: str) -> bool:
+def is_complete(data: Data, mime: str) -> bool:
     """True when the end of an image of one of the four types is there."""
     try:
         match mime:
@@ -50,14 +54,14 @@ def is_complete(data: bytes, mime: str) -> bool:
         return False
 
 
-def _png_size(data: bytes) -> Size | None:
+def _png_size(data: Data) -> Size | None:
     if data[:16] != b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR":
         return None
     width, height = struct.unpack_from(">II", data, 16)
     return width, height
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def _jpeg_segments(data: Data) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of every segment up to and including the first scan header."""
     if data[:3] != b"\xff\xd8\xff":
         return
@@ -76,7 +80,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         at = end
 
 
-def _jpeg_size(data: bytes) -> Size | None:
+def _jpeg_size(data: Data) -> Size | None:
     for marker, start, _ in _jpeg_segments(data):
         if marker in _JPEG_SIZE:
             height, width = struct.unpack_from(">HH", data, start + 1)
@@ -84,7 +88,7 @@ def _jpeg_size(data: bytes) -> Size | None:
     return None
 
 
-def _jpeg_ends(data: bytes) -> bool:
+def _jpeg_ends(data: Data) -> bool:
     """An end mark behind the first scan: coded pixels never hold FF D9."""
     return any(
         marker == _JPEG_SCAN and data.find(b"\xff\xd9", end) >= 0
@@ -92,7 +96,7 @@ def _jpeg_ends(data: bytes) -> bool:
     )
 
 
-def _gif_blocks(data: bytes) -> int:
+def _gif_blocks(data: Data) -> int:
     """Where the first block starts: behind the header and the global colour table."""
     return 13 + _table_size(data[10])
 
@@ -101,14 +105,14 @@ def _table_size(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _gif_size(data: bytes) -> Size | None:
+def _gif_size(data: Data) -> Size | None:
     if data[:6] not in (b"GIF87a", b"GIF89a") or data[_gif_blocks(data)] not in b"!,":
         return None
     width, height = struct.unpack_from("<HH", data, 6)
     return width, height
 
 
-def _gif_ends(data: bytes) -> bool:
+def _gif_ends(data: Data) -> bool:
     at, images, in_sub_blocks = _gif_blocks(data), 0, False
     for _ in range(_MAX_BLOCKS):
         mark = data[at]
@@ -127,7 +131,7 @@ def _gif_ends(data: bytes) -> bool:
     return False
 
 
-def _webp_size(data: bytes) -> Size | None:
+def _webp_size(data: Data) -> Size | None:
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return None
     match data[12:16]:
@@ -142,6 +146,6 @@ def _webp_size(data: bytes) -> Size | None:
     return None
 
 
-def _uint24(data: bytes, at: int) -> int:
+def _uint24(data: Data, at: int) -> int:
     low, high = struct.unpack_from("<HB", data, at)
     return int(low | high << 16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
@@ -14,10 +15,12 @@ from services.core.events import SILENCE, Event, Events, File, Image, Text
 
 log = logging.getLogger(__name__)
 
-Adopt = Callable[[Image | File], str]
-"""Stores what an event points at or holds and gives our public URL, or raises GatewayError."""
+Adopt = Callable[[Image | File, threading.Event], str]
+"""Stores what an event points at or holds and gives our public URL, or raises GatewayError; also
+once the second is set, since nobody waits any more.
+"""
 
-FAILED = "\n[{name}: this file could not be fetched from the upstream]\n"
+FAILED = "\n{name}: this file could not be fetched from the upstream\n"
 """What a caller sees instead of a file that cannot be had; `{name}` is the file's name."""
 
 _KINDS = frozenset((Image, File))
@@ -54,16 +57,17 @@ def _adopted(batch: list[Event], adopt: Adopt, failed: str | None, keep: bool) -
     if first:
         yield batch[:first]
     rest = batch[first:]
-    # as context managers they would wait for downloads that nobody wants any more
-    pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="adopt")
+    # as a context manager it would wait for downloads that nobody wants any more
+    pool, stop = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="adopt"), threading.Event()
     try:
         urls = {
-            place: pool.submit(adopt, event)
+            place: pool.submit(adopt, event, stop)
             for place, event in enumerate(rest)
             if isinstance(event, Image | File) and not (_is_missing(event) or _kept(event, keep))
         }
         yield from _silence(urls.values())
     finally:
+        stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
     yield [
         _settled(event, urls[place], failed) if place in urls else _said(event, failed)

@@ -38,9 +38,10 @@ def test_file_server_host_is_open_where_it_is_used(tmp_path: Path) -> None:
 def test_allow_list_and_limits_come_from_the_settings(tmp_path: Path) -> None:
     with Server(answer(b"x" * 3000)) as server:
         host = f"127.0.0.1:{server.port}"
-        made = settings(tmp_path, files=Files(fetch_allow=(host,), fetch_max_mb=0.002))
-        for fetcher in (caller_fetcher(made), upstream_fetcher(made)):
-            with pytest.raises(InvalidRequest, match="larger than 2097 bytes"):
+        files = Files(fetch_allow=(host,), fetch_max_mb=0.002, download_max_mb=0.001)
+        made = settings(tmp_path, files=files)
+        for fetcher, size in ((caller_fetcher(made), 2097), (upstream_fetcher(made), 1048)):
+            with pytest.raises(InvalidRequest, match=f"larger than {size} bytes"):
                 fetcher.fetch(f"http://{host}/x")
 
 

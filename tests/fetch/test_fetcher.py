@@ -7,6 +7,7 @@ import itertools
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -570,3 +571,24 @@ def test_https_to_a_plain_server_is_reported(authority: Authority) -> None:
         with pytest.raises(InvalidRequest, match="tls|reached"):
             fetcher.fetch(f"https://127.0.0.1:{port}/")
         thread.join(10)
+
+
+def test_large_file_is_not_held_in_memory() -> None:
+    size = 64 * 1024 * 1024
+
+    def talk(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n%PDF-")
+        for _ in range(64):
+            connection.sendall(zeros)
+
+    zeros = bytes(size // 64)
+    with Server(talk) as server:
+        tracemalloc.start()
+        try:
+            fetched = fetch(server, limits=Limits(seconds=60, max_bytes=2 * size))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (len(fetched.data), fetched.mime) == (size + 5, "application/pdf")
+    assert fetched.data[-3:] == b"\0\0\0"
+    assert peak < size * 3 / 4

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,18 @@ class StorageContract:
     @pytest.fixture
     def pair(self) -> tuple[Storage, Storage]:
         raise NotImplementedError
+
+    def test_file_that_lies_on_disk_is_put_whole(
+        self, pair: tuple[Storage, Storage], tmp_path: Path
+    ) -> None:
+        one, other = pair
+        content = bytes(range(256)) * 10_000
+        (tmp_path / "large").write_bytes(content)
+        name = new_name(Kind.FILE, "application/zip")
+        with (tmp_path / "large").open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        one.put("files", name, data, "", "application/zip")
+        assert contents(other, name, 0, len(content)) == content
 
     def test_one_finds_what_the_other_put(self, pair: tuple[Storage, Storage]) -> None:
         one, other = pair

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,7 +182,7 @@ def test_name_of_the_download_stays_where_the_upstream_gave_none(cache: FileCach
 def test_other_batches_pass_untouched() -> None:
     batches: list[list[Event]] = [[Text("a")], SILENCE, [Finish("stop")]]
 
-    def never(event: Image | File) -> str:
+    def never(event: Image | File, stop: threading.Event) -> str:
         raise AssertionError("nothing to adopt")
 
     out = list(adopt_files(iter(batches), never))
@@ -190,7 +192,7 @@ def test_other_batches_pass_untouched() -> None:
 def test_text_before_a_slow_download_goes_out_and_silence_is_told() -> None:
     go = threading.Event()
 
-    def slow(event: Image | File) -> str:
+    def slow(event: Image | File, stop: threading.Event) -> str:
         assert go.wait(10)
         return f"{BASE}/{event.url}"
 
@@ -205,7 +207,7 @@ def test_text_before_a_slow_download_goes_out_and_silence_is_told() -> None:
 def test_images_of_one_batch_are_fetched_together() -> None:
     together = threading.Barrier(4, timeout=10)
 
-    def meet(event: Image | File) -> str:
+    def meet(event: Image | File, stop: threading.Event) -> str:
         together.wait()
         return str(event.url)
 
@@ -222,7 +224,7 @@ def test_leaving_during_a_download_closes_the_source() -> None:
         finally:
             closed.set()
 
-    def slow(event: Image | File) -> str:
+    def slow(event: Image | File, stop: threading.Event) -> str:
         go.wait(10)
         raise UpstreamError("too late")
 
@@ -235,3 +237,25 @@ def test_leaving_during_a_download_closes_the_source() -> None:
 
 def _close(stage: Events) -> None:
     stage.close()  # type: ignore[attr-defined]  # a generator
+
+
+def test_leaving_stops_a_download_that_is_under_way(cache: FileCache) -> None:
+    begun, gone = threading.Event(), threading.Event()
+
+    def endless(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        try:
+            while True:
+                connection.sendall(b"x" * 100)
+                begun.set()
+                time.sleep(0.05)
+        except OSError:
+            gone.set()
+
+    with Server(endless) as server:
+        image = Image(url=f"http://127.0.0.1:{server.port}/x", title="x")
+        stage = adopt_files(iter([[image]]), adopter(cache, server.port))
+        assert next(stage) == SILENCE
+        assert begun.wait(5)
+        _close(stage)
+        assert gone.wait(2)

@@ -55,12 +55,12 @@ class Opener:
 
 
 def _attachment(fetched: Fetched, name: str, field: str) -> Attachment:
-    name = base_name(name) or fetched.name
+    name, data = base_name(name) or fetched.name, bytes(fetched.data)
     said = (fetched.declared_type or "").replace("image/jpg", "image/jpeg")
     is_image = fetched.mime in INLINE_IMAGES
     # bytes that call themselves a picture and are nothing else either: say what is wrong with them
     if is_image or (said in INLINE_IMAGES and fetched.mime == UNKNOWN):
-        image = measure_image(fetched.data, param=field)
+        image = measure_image(data, param=field)
         name = name or f"image{extension(image.mime)}"
-        return Attachment(fetched.data, image.mime, name, image.width, image.height)
-    return Attachment(fetched.data, fetched.mime, name or f"file{extension(fetched.mime)}")
+        return Attachment(data, image.mime, name, image.width, image.height)
+    return Attachment(data, fetched.mime, name or f"file{extension(fetched.mime)}")
