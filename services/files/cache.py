@@ -18,9 +18,11 @@ from services.files.kinds import (
     Kind,
     Lifetimes,
     is_name,
+    is_old_name,
     kind_of,
     mime_by_suffix,
     new_name,
+    old_label,
 )
 from services.files.local import LocalStorage
 from services.files.s3 import S3Storage
@@ -117,8 +119,12 @@ class FileCache:
     def find(self, area: Area, name: str) -> Found | None:
         """The file of that name; None for any other text, and for one whose time has passed.
 
+        What an older service left is found under its old name and never swept: it is not ours.
         Raise StorageAway.
         """
+        if is_old_name(area, name):
+            found = self._storage.find(area, name)
+            return found and msgspec.structs.replace(found, label=old_label(area, name))
         if not is_name(name):
             return None
         found = self._storage.find(area, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -11,8 +12,8 @@ from urllib.parse import quote
 import msgspec
 from werkzeug.http import parse_date, parse_etags, parse_if_range_header
 
-from services.files.kinds import Kind, kind_of, mime_of
-from services.files.storage import Found
+from services.files.kinds import Kind, is_name, kind_of, mime_of
+from services.files.storage import Entry, Found
 from services.media import INLINE_IMAGES
 
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII | re.IGNORECASE)
@@ -42,7 +43,7 @@ class Delivery(msgspec.Struct, frozen=True):
 def deliver(found: Found, method: str, headers: Mapping[str, str]) -> Delivery:
     """The answer to a GET or HEAD with these request headers."""
     entry = found.entry
-    etag = entry.name.partition(".")[0]  # a name never gets other bytes
+    etag = _etag(entry)
     common = {
         **_SAFE,
         "ETag": f'"{etag}"',
@@ -65,6 +66,14 @@ def deliver(found: Found, method: str, headers: Mapping[str, str]) -> Delivery:
     common["Content-Range"] = f"bytes {start}-{end - 1}/{entry.size}"
     common["Content-Length"] = str(end - start)
     return Delivery(206, common, start, end - start)
+
+
+def _etag(entry: Entry) -> str:
+    """A name of ours never gets other bytes; an old one says nothing, and may be no ASCII."""
+    if is_name(entry.name):
+        return entry.name.partition(".")[0]
+    version = f"{entry.name}\n{entry.size}\n{entry.modified}"
+    return hashlib.sha256(version.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def content_disposition(label: str, *, inline: bool) -> str:

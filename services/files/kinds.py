@@ -78,8 +78,33 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+_OLD_NAMES: dict[Area, re.Pattern[str]] = {
+    "images": re.compile(r"image_[0-9]{14}\.png"),
+    "files": re.compile(r"[0-9]{14}_[^/\\\x00-\x1f\x7f]+"),
+}
+_LONGEST_OLD_NAME = 255  # bytes, as file systems have it
+
+
+def is_old_name(area: Area, text: str) -> bool:
+    """Whether `text` is a name that an older service gave: `image_<time>.png` for a picture, and
+    `<time>_<name>` for a file, the time to the second.
+    """
+    form = _OLD_NAMES.get(area)
+    if form is None or form.fullmatch(text) is None:
+        return False
+    return len(text.encode("utf-8", "replace")) <= _LONGEST_OLD_NAME
+
+
+def old_label(area: Area, name: str) -> str:
+    """What the upstream called an old file."""
+    return name.partition("_")[2] if area == "files" else ""
+
+
 def kind_of(name: str) -> Kind:
-    return Kind(name[0])
+    """The kind of a file by its name, in one form or the other."""
+    if is_name(name):
+        return Kind(name[0])
+    return Kind.IMAGE if is_old_name("images", name) else Kind.FILE
 
 
 def mime_of(name: str) -> str:

@@ -57,7 +57,9 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Storage(Protocol):
-    """Where files lie. Names have passed `is_name`. Every method may raise `StorageAway`."""
+    """Where files lie. Names have passed `is_name`, those to find perhaps `is_old_name` instead.
+    Every method may raise `StorageAway`.
+    """
 
     def put(self, area: Area, name: str, data: Data, label: str, mime: str) -> None:
         """Store a whole file, so that nobody ever sees a part of it."""

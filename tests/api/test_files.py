@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import openai
 import pytest
@@ -197,6 +199,111 @@ def test_only_reading_is_possible(cache: FileCache, client: FlaskClient) -> None
         assert answer.status_code == 405
         assert answer.content_type == "application/json"
     assert client.options(path).status_code == 204
+
+
+OLD_PICTURE = "image_20231217044452.png"
+OLD_FILE = '20240102030405_季度 "报告".csv'
+
+
+def put_old(folder: Path, area: str, name: str, data: bytes) -> str:
+    """A file that an older service left; its path here."""
+    path = folder / area / name
+    path.write_bytes(data)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    return f"/{area}/{quote(name)}"
+
+
+def test_old_picture_in_the_mounted_folder_is_served_like_a_new_one(
+    folder: Path, client: FlaskClient
+) -> None:
+    data = picture() + bytes(300_000)
+    path = put_old(folder, "images", OLD_PICTURE, data)
+    answer = client.get(path, buffered=True)
+    assert (answer.status_code, answer.data) == (200, data)
+    assert answer.content_type == "image/png"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert "Content-Disposition" not in answer.headers
+    head = client.head(path)
+    assert (head.status_code, head.data) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(data))
+    part = client.get(path, headers={"Range": "bytes=1-3"}, buffered=True)
+    assert (part.status_code, part.data) == (206, b"PNG")
+    assert client.get(path, headers={"If-None-Match": head.headers["ETag"]}).status_code == 304
+
+
+def test_old_file_is_a_download_under_the_name_it_had(folder: Path, client: FlaskClient) -> None:
+    answer = client.get(put_old(folder, "files", OLD_FILE, b"1,2\n"))
+    assert (answer.status_code, answer.data) == (200, b"1,2\n")
+    assert answer.content_type.startswith("text/csv")
+    assert answer.headers["Content-Disposition"] == (
+        "attachment; filename=\"__.csv\"; filename*=UTF-8''"
+        "%E5%AD%A3%E5%BA%A6%20%22%E6%8A%A5%E5%91%8A%22.csv"
+    )
+    assert answer.headers["ETag"].isascii()
+    page = client.get(put_old(folder, "files", "20240102030405_a.html", HTML))
+    assert page.headers["Content-Disposition"] == 'attachment; filename="a.html"'
+    unknown = client.get(put_old(folder, "files", "20240102030405_a.svg", HTML))
+    assert unknown.content_type == "application/octet-stream"
+    assert unknown.headers["Content-Disposition"] == 'attachment; filename="a.svg"'
+
+
+def test_old_files_are_neither_swept_nor_counted(folder: Path) -> None:
+    data = bytes(5000)
+    paths = [
+        put_old(folder, "images", OLD_PICTURE, data),
+        put_old(folder, "files", OLD_FILE, data),
+    ]
+    cache = local_cache(folder, total=6000)
+    new = path_of(cache.adopt(picture(), Kind.IMAGE, base=BASE))
+    swept = cache.sweep()
+    assert (swept.expired, swept.evicted) == (0, 0)
+    client = make_app(cache).test_client()
+    assert [client.get(path).status_code for path in (*paths, new)] == [200, 200, 200]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/files/20240102030405_..%2f..%2fsecret.png",
+        "/files/20240102030405_..%5csecret.png",
+        "/files/20240102030405_link.csv",
+        "/files/20240102030405_folder",
+        "/files/20240102030405_",
+        "/files/2024010203040_short.csv",
+        "/files/20240102030405_tab%09.csv",
+        "/files/20240102030405_nul%00.csv",
+        "/files/20240102030405_" + "x" * 300,
+        "/files/20240102030405_" + "%E6%8A%A5" * 100,
+        "/files/image_20231217044452.png",
+        "/images/20240102030405_a.csv",
+        "/images/image_20231217044452.png.label",
+        "/images/image_20231217044452.png/",
+        "/images/image_2023121704445.png",
+        "/images/image_20231217044452.PNG",
+        "/images/image_2023%d9%a1217044452.png",
+    ],
+)
+def test_name_that_only_resembles_an_old_one_leads_nowhere(
+    folder: Path, cache: FileCache, path: str
+) -> None:
+    put_old(folder, "images", OLD_PICTURE, b"SECRET")
+    (folder / "files" / "20240102030405_link.csv").symlink_to(folder / "secret.png")
+    (folder / "files" / "20240102030405_folder").mkdir()
+    for area, name in (
+        ("files", "image_20231217044452.png"),
+        ("files", "20240102030405_tab\t.csv"),
+        ("files", "20240102030405_..\\secret.png"),
+        ("files", "20240102030405_"),
+        ("images", "20240102030405_a.csv"),
+    ):
+        (folder / area / name).write_text("SECRET")
+    with served(make_app(cache)) as port:
+        status, answer = raw_get(port, path.encode())
+    assert status == 404
+    assert b"SECRET" not in answer
+    assert b'"code":"not_found"' in answer
 
 
 # --- /v1/files ---------------------------------------------------------------------------------
