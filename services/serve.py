@@ -7,8 +7,11 @@ this reads one source.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import pwd
 import socket
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +36,10 @@ _FLAGS = {
 }
 
 
+_FOLDERS = ("data", "images", "files", "log")
+"""Where the service writes."""
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Exit status 2 for wrong flags or settings, 1 for a busy port; otherwise gunicorn takes
     over.
@@ -47,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             absolute = flag in ("config", "data")
             os.environ[variable] = str(Path(value).resolve()) if absolute else str(value)
     demo = _demo() if arguments.demo or _demo_by_environment() else None
-    try:
-        settings = load_here(provider_types())
-    except ConfigErrors as exc:
-        _fail(str(exc), 2)
-    objections = check_exposure(settings)
+    settings = _settings()
+    if arguments.user is not None and os.geteuid() == 0:
+        _become(arguments.user, settings.server.folder)
+        settings = _settings()  # that user has to be able to read them
+    objections = check_exposure(settings) or _unwritable(settings)
     if objections:
         _fail("\n".join(objections), 2)
     try:
@@ -66,6 +73,71 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     os.chdir(ROOT)
     gunicorn = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py", "wsgi:app"]
     os.execv(sys.executable, gunicorn)  # noqa: S606  # our own interpreter, fixed arguments
+
+
+def _settings() -> Settings:
+    try:
+        return load_here(provider_types())
+    except ConfigErrors as exc:
+        _fail(str(exc), 2)
+
+
+def _become(user: str, folder: Path) -> None:
+    """Hand the service's folders to `user`, a name or a number, and be that user from now on."""
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+        uid, gid, home = entry.pw_uid, entry.pw_gid, entry.pw_dir
+    except KeyError:
+        if not user.isdigit():
+            _fail(f"there is no user {user}", 2)
+        uid, gid, home = int(user), int(user), "/"
+    for name in _FOLDERS:
+        with contextlib.suppress(OSError):  # what this does not mend is told afterwards
+            (folder / name).mkdir(exist_ok=True)
+            _hand_over(folder / name, uid, gid)
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+    os.environ["HOME"] = home
+
+
+def _hand_over(folder: Path, uid: int, gid: int) -> None:
+    """Give a user what root owns in `folder`, the folder itself last: one that the user owns is
+    done. Links are not followed, and files with a further name, which may be elsewhere, are left.
+    """
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0:
+        return
+    for _, _, names, opened in os.fwalk(folder, topdown=False):
+        for name in names:
+            status = os.stat(name, dir_fd=opened, follow_symlinks=False)
+            if status.st_uid == 0 and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                os.chown(name, uid, gid, dir_fd=opened, follow_symlinks=False)
+        if os.fstat(opened).st_uid == 0:
+            os.fchown(opened, uid, gid)
+
+
+def _unwritable(settings: Settings) -> list[str]:
+    """Why the service could not write where it has to; empty when it can."""
+    folder, log = settings.server.folder, settings.log_folder
+    names = ("data", "images", "files") if settings.files.storage == "local" else ("data",)
+    wanted = [folder / name for name in names]
+    wanted += [log, log / "access.log"] if log is not None else []
+    closed = [str(path) for path in wanted if not _is_writable(path)]
+    if not closed:
+        return []
+    uid = os.geteuid()
+    return [
+        f"cannot write to {', '.join(closed)}: as root run chown -R {uid} {' '.join(closed)}"
+        " (for a container: on the folders that are mounted there, and mount them writable)"
+    ]
+
+
+def _is_writable(path: Path) -> bool:
+    """Whether a file or folder can be written to, or made."""
+    while not os.access(path, os.F_OK):
+        path = path.parent
+    return os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0))
 
 
 def _demo_by_environment() -> bool:
@@ -85,8 +157,8 @@ def _demo() -> Demo:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bin/serve",
-        description="Carry any chat back end over to the OpenAI API. Every flag is also an "
-        "environment variable, and a line in .env; docs/configuration.md has the rest.",
+        description="Carry any chat back end over to the OpenAI API. The variables can also stand "
+        "in .env; docs/configuration.md has the rest of them.",
     )
     add = parser.add_argument
     add("--port", type=int, help="where to listen (SERVER_PORT, default 8080)")
@@ -108,6 +180,11 @@ def _parser() -> argparse.ArgumentParser:
         "--demo",
         action="store_true",
         help="run with built-in upstreams; needs no key (SERVER_DEMO)",
+    )
+    add(
+        "--user",
+        help="where root starts it: go on as this user, who gets what root has left in data/, "
+        "images/, files/ and log/",
     )
     add("-v", "--version", action="version", version=f"causeway {__version__}")
     return parser

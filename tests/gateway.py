@@ -110,16 +110,21 @@ class GatewayProcess:
     def configure(self, settings: dict[str, Any]) -> None:
         self.config.write_text(json.dumps({"log_level": "INFO", **settings}))
 
-    def start(self) -> Self:
-        self._looked = False
+    def _begin(self) -> tuple[list[str], dict[str, str], Path]:
+        """The command, its environment and its folder."""
         command = [SERVICE_PYTHON, "-m", "services.serve", "--port", str(self.port)]
         command += ["--config", str(self.config), "--data", str(self.folder)]
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("AUTH_", "SERVER_"))}
+        return command, {**environ, **self._environ}, ROOT
+
+    def start(self) -> Self:
+        self._looked = False
+        command, environ, cwd = self._begin()
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
-                cwd=ROOT,
-                env={**environ, **self._environ},
+                cwd=cwd,
+                env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

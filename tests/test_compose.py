@@ -5,31 +5,36 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 import yaml  # type: ignore[import-untyped]  # it brings no stubs
 
-from services.config import check_exposure, load
+from services.config import Settings, check_exposure, load, passthrough_enabled
 from services.providers.registry import provider_types
-from tests.gateway import ROOT
+from tests.container import (
+    COMPOSE,
+    DOCKERFILE,
+    GATEWAY,
+    UID,
+    WRITTEN,
+    command,
+    compose_environment,
+    copied,
+    image_environment,
+)
+from tests.gateway import KEY, ROOT
 from tests.test_docs import keys
 
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-GATEWAY: dict[str, Any] = COMPOSE["services"]["gateway"]
 REDIS: dict[str, Any] = COMPOSE["services"]["redis"]
-DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 IGNORED = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
 NOT_SETTINGS = {"TZ", "PYTHONUNBUFFERED"}
+OF_THE_IMAGE = {"CAUSEWAY_CONFIG", "SERVER_HOST", "SERVER_PORT"}
+"""What .env.example offers and a container has no use for: its mounts and ports are compose's."""
 
 
-def image_environment() -> dict[str, str]:
-    """What the Dockerfile's ENV lines set."""
-    lines = re.findall(r"^ENV (.+)$", DOCKERFILE, re.MULTILINE)
-    return dict(word.split("=", 1) for line in lines for word in line.split())
-
-
-def interpolated(value: str) -> str:
-    """`value` as compose would have it, with a key and nothing else in its environment."""
-    value = re.sub(r"\$\{AUTH_KEYS:\?[^}]*\}", "sk-0123456789abcdef0123456789", value)
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+def settings_with(**variables: str) -> Settings:
+    """The container's settings, with these variables in .env."""
+    environ = image_environment() | compose_environment(variables)
+    return load(ROOT / "config.json", environ, provider_types())
 
 
 def test_every_variable_is_a_setting() -> None:
@@ -37,19 +42,30 @@ def test_every_variable_is_a_setting() -> None:
     assert set(GATEWAY["environment"]) | set(image_environment()) <= known
 
 
-def test_container_would_start_with_these_settings() -> None:
-    environ = {name: interpolated(str(text)) for name, text in GATEWAY["environment"].items()}
-    settings = load(ROOT / "config.json", image_environment() | environ, provider_types())
+def test_every_variable_of_the_example_reaches_the_container() -> None:
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    offered = set(re.findall(r"^# ?([A-Z_]+)=", text, re.MULTILINE)) - OF_THE_IMAGE
+    assert offered <= set(GATEWAY["environment"])
+    given = compose_environment({name: "x" for name in offered})
+    assert {name for name in offered if given.get(name) == "x"} == offered
+
+
+@pytest.mark.parametrize(("variables", "count"), [({}, 0), ({"AUTH_KEYS": f"{KEY},{KEY}2"}, 2)])
+def test_container_starts_with_and_without_keys_and_takes_upstream_tokens(
+    variables: dict[str, str], count: int
+) -> None:
+    settings = settings_with(**variables)
     assert check_exposure(settings) == []
     assert settings.redis.host in COMPOSE["services"]
     assert (settings.server.host, settings.server.port) == ("0.0.0.0", 33333)
-    assert len(settings.auth.keys) == 1
+    assert len(settings.auth.keys) == count
+    assert passthrough_enabled(settings) is True
 
 
-def test_keys_are_required_with_an_error_that_says_so() -> None:
-    assert re.fullmatch(
-        r"\$\{AUTH_KEYS:\?[^}]*AUTH_KEYS[^}]+\}", GATEWAY["environment"]["AUTH_KEYS"]
-    )
+def test_without_keys_and_upstream_tokens_the_container_does_not_start() -> None:
+    [objection] = check_exposure(settings_with(AUTH_PASSTHROUGH="false"))
+    assert "auth.keys" in objection
+    assert check_exposure(settings_with(AUTH_PASSTHROUGH="false", AUTH_KEYS=KEY)) == []
 
 
 def test_published_port_leads_to_the_one_it_listens_on() -> None:
@@ -63,19 +79,26 @@ def test_published_port_leads_to_the_one_it_listens_on() -> None:
 def test_volumes_are_the_folders_that_the_service_writes_to() -> None:
     mounts = [mount.split(":") for mount in GATEWAY["volumes"]]
     written = {target for source, target, *mode in mounts if mode != ["ro"]}
-    assert written == {f"/app/{name}" for name in ("data", "images", "files", "log")}
+    assert written == {f"/app/{name}" for name in WRITTEN}
     named = {source for source, *_ in mounts if not source.startswith("./")}
     redis = {mount.partition(":")[0] for mount in REDIS["volumes"]}
     assert named | redis == set(COMPOSE["volumes"])
 
 
+def test_migration_mounts_the_old_folders_where_the_service_writes() -> None:
+    page = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    [(service, group)] = yaml.safe_load(shown)["services"].items()
+    assert service in COMPOSE["services"]
+    mounts = [mount.split(":") for mount in group["volumes"]]
+    assert mounts == [[f"/srv/old/{name}", f"/app/{name}"] for name in WRITTEN]
+
+
 def test_mounted_and_copied_files_exist_and_are_not_ignored() -> None:
     mounted = [mount.split(":")[0] for mount in GATEWAY["volumes"] if mount.startswith("./")]
-    copies = re.findall(r"^COPY (?:--\S+ )*(.+) \S+$", DOCKERFILE, re.MULTILINE)
-    copied = [name for line in copies for name in line.split()]
-    assert {"requirements.txt", "services", "app.py"} <= set(copied)
-    assert [name for name in mounted + copied if not (ROOT / name).exists()] == []
-    assert [name for name in copied if name in IGNORED] == []
+    assert {"requirements.txt", "services", "app.py"} <= set(copied())
+    assert [name for name in mounted + copied() if not (ROOT / name).exists()] == []
+    assert [name for name in copied() if name in IGNORED] == []
 
 
 def test_secrets_and_caches_stay_out_of_the_image() -> None:
@@ -88,8 +111,14 @@ def test_what_the_service_imports_is_copied() -> None:
 
 
 def test_image_does_not_run_as_root_and_installs_by_hash() -> None:
-    assert re.search(r"^USER (?!root|0)\w+$", DOCKERFILE, re.MULTILINE)
+    [user] = re.findall(r"^USER (\w+)$", DOCKERFILE, re.MULTILINE)
+    assert f"--uid {UID} {user}" in DOCKERFILE
     assert "--require-hashes" in DOCKERFILE
+
+
+def test_compose_starts_as_root_only_to_hand_the_folders_over() -> None:
+    assert GATEWAY["user"] == "root"
+    assert command()[-2:] == ["--user", str(UID)]
 
 
 def test_redis_keeps_what_it_holds_and_both_are_watched() -> None:
