@@ -25,6 +25,16 @@ QUICK = Timeouts(connect=10.0, first_byte=30.0, idle=30.0, total=60.0)
 """Limits of the small calls around an answer."""
 
 
+FILE_CALLS = 4
+"""How many calls about files an account may get for each other call of its minute.
+
+They are counted apart: a message with 16 pictures takes 32 of them, which would be the whole minute
+of the account. An upstream's own page makes as many, so they are not what its limit is about.
+"""
+LONGEST_WAIT = 60.0
+"""Seconds after which a minute has a free place, unless others take it."""
+
+
 def call_limit(own: BackendApiSettings, owner: str) -> CallLimit | None:
     """How many calls a minute an account may get, if the operator bounds them."""
     return CallLimit("backend_api", owner, own.calls_per_minute) if own.calls_per_minute else None
@@ -63,13 +73,14 @@ class Calls:
         *,
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
+        about_file: bool = False,
     ) -> Generator[list[Event], None, Exchange]:
         """Wait for our place and for the answer's headers; the caller closes the exchange.
 
         Raises `RateLimited` when the queue is longer than the patience, and what the transport
         raises.
         """
-        yield from self._take_place()
+        yield from self._take_place(about_file)
         sent = {**self._headers, **(headers or {})}
         data = b""
         if body is not None:
@@ -85,10 +96,10 @@ class Calls:
         return exchange
 
     def ask(
-        self, method: str, path: str, kind: type[T], body: Any = None
+        self, method: str, path: str, kind: type[T], body: Any = None, about_file: bool = False
     ) -> Generator[list[Event], None, T]:
         """A small JSON answer as a `kind`. Raises what `refused` makes of any other."""
-        exchange = yield from self.open(method, path, body, timeouts=QUICK)
+        exchange = yield from self.open(method, path, body, timeouts=QUICK, about_file=about_file)
         with exchange:
             answer = yield from body_of(exchange, MAX_ERROR_BODY)
         if exchange.status != 200:
@@ -100,12 +111,17 @@ class Calls:
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise not_an_answer(exchange.headers.get("content-type", "")) from exc
 
-    def _take_place(self) -> Generator[list[Event], None, None]:
+    def _take_place(self, about_file: bool) -> Generator[list[Event], None, None]:
         """One place in the account's minute, or `RateLimited`."""
-        limit = call_limit(self._own, self.owner)
+        limit, patience = call_limit(self._own, self.owner), self._own.queue_patience
         if limit is None:
             return
-        deadline = time.monotonic() + self._own.queue_patience
+        if about_file:
+            limit = CallLimit(
+                limit.provider, f"{limit.account}:files", limit.per_minute * FILE_CALLS
+            )
+            patience = max(patience, LONGEST_WAIT)
+        deadline = time.monotonic() + patience
         while (wait := self._context.gate.take(limit)) is not None:
             if wait > deadline - time.monotonic():
                 raise RateLimited(

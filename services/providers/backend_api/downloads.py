@@ -74,7 +74,7 @@ class Downloads:
         return [Text("("), File(url=url, name=_name(url, path), link=file.link), Text(")")]
 
     def _url(self, path: str) -> Generator[list[Event], None, str]:
-        link = yield from self._calls.ask("GET", path, _Link)
+        link = yield from self._calls.ask("GET", path, _Link, about_file=True)
         if not link.download_url or link.status != "success":
             raise ProtocolError("the upstream gave no address for a file")
         return _at_host(link.download_url, self._host) if self._host else link.download_url

@@ -119,7 +119,7 @@ def _bring(
         "file_size": len(file.data),
         "use_case": use_case(file.mime),
     }
-    announced = yield from calls.ask("POST", "files", _Announced, about)
+    announced = yield from calls.ask("POST", "files", _Announced, about, about_file=True)
     yield from _put(announced.upload_url, file, context)
     yield SILENCE
     yield from _confirm(announced.file_id, calls)
@@ -147,6 +147,6 @@ def _put(
 
 def _confirm(file_id: str, calls: Calls) -> Generator[list[Event], None, None]:
     path = f"files/{file_id}/uploaded"
-    confirmed = yield from calls.ask("POST", path, _Confirmed, {})
+    confirmed = yield from calls.ask("POST", path, _Confirmed, {}, about_file=True)
     if confirmed.status != "success":
         raise UpstreamError("the upstream did not accept an uploaded file")

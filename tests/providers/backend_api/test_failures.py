@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -197,6 +198,24 @@ def test_calls_of_a_minute_are_bounded(stage: Stage) -> None:
     assert failure.retry_after is not None
     assert 0 < failure.retry_after <= 60
     assert stage.events("Hi", provider=provider, credential=stage.credential("bob"))[-1] == STOP
+
+
+def test_calls_about_files_are_counted_apart_and_wait_for_their_minute(stage: Stage) -> None:
+    provider = stage.provider(BackendApiSettings(calls_per_minute=2, queue_patience=0.2))
+    files = [FilePart(data=b64encode(text).decode()) for text in (b"one", b"two", b"three")]
+    for said in (files, "#dalle"):  # six and one of eight calls about files
+        stage.events(said, provider=provider)
+    _, failure = stage.failure("Hi", provider=provider)
+    assert isinstance(failure, RateLimited)
+    route = provider.route("gpt-4-s")
+    assert route is not None
+    more = (FilePart(data=b64encode(text).decode()) for text in (b"four", b"five"))
+    request = ChatRequest("gpt-4-s", (Message("user", tuple(more)),))
+    events = provider.stream(request, route, stage.credential())
+    waited = [next(events) for _ in range(6)]  # it says so each second, instead of failing
+    assert waited == [SILENCE] * 6
+    assert len(stage.upstream.calls("file_create")) == 4
+    events.close()  # type: ignore[attr-defined]  # a generator
 
 
 def test_upstreams_own_timeout_is_a_timeout(stage: Stage) -> None:
