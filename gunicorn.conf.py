@@ -20,8 +20,9 @@ _server = _settings.server
 bind = [f"{_server.host}:{_server.port}"]
 workers = _settings.process_workers
 worker_class = f"services.{_server.worker_class}_worker.Worker"
-worker_connections = _settings.process_threads
-threads = _settings.process_threads if _server.worker_class == "gthread" else 1
+threads = _settings.process_threads
+# under gevent connections that wait for their turn, or for a request, come on top
+worker_connections = threads + (2048 if _server.worker_class == "gevent" else 0)
 timeout = 60
 graceful_timeout = int(_server.graceful_timeout)
 keepalive = 75

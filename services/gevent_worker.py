@@ -1,5 +1,7 @@
-"""gunicorn's gevent worker, with two things mended.
+"""gunicorn's gevent worker, with three things mended.
 
+`threads` limits the requests that are served at a time, as in the threaded worker, and not the
+connections: an idle one takes nobody's place, and a probe of the service's health waits for none.
 A stop need not wait for idle connections: the stock worker treats a kept-alive connection between
 two requests as busy, so that a stop or reload lasts as long as `graceful_timeout` allows.
 An answer's headers leave together with the beginning of its body: the stock worker sends them
@@ -8,25 +10,39 @@ apart, which costs a system call, and a wake-up of the client, for each answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import gevent
+from gevent.lock import BoundedSemaphore
+from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
 
 from services.bad_heads import BadHeads
+
+PROBES = frozenset({"/health", "/healthz", "/ready"})
+"""Paths that are answered however many requests are being served."""
+
+LEFT_TO_OTHERS = 0.1
+MOST_LEFT = 128
+"""Seconds for which a worker that serves all it may leaves new connections to the others, and how
+many of them it takes then at most."""
 
 
 class Idle:
     """The wait for a connection's next request: ends after `seconds`, or when the worker stops."""
 
-    def __init__(self, waiting: set[Idle], seconds: float) -> None:
-        self._waiting = waiting
+    def __init__(self, worker: Worker, seconds: float) -> None:
+        self._worker = worker
         self._greenlet = gevent.getcurrent()
         self._timer = gevent.Timeout(seconds, False)
+        self._is_between = getattr(self._greenlet, "has_asked", False)
 
     def __enter__(self) -> None:
-        self._waiting.add(self)
+        self._worker.waiting.add(self)
+        self._worker.between += self._is_between
         self._timer.start()
 
     def __exit__(
@@ -35,8 +51,10 @@ class Idle:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        self._waiting.discard(self)
+        self._worker.waiting.discard(self)
+        self._worker.between -= self._is_between
         self._timer.close()
+        self._greenlet.has_asked = True
         return error is self._timer
 
     def end(self) -> None:
@@ -80,24 +98,88 @@ class Joined:
             self._connection.sendall(held)
 
 
+class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types
+    """Takes connections one by one, among other workers. While this one `is_full` it takes what
+    the others leave for a moment, few at first: probes are answered though all are full.
+    """
+
+    max_accept = 1
+
+    def __init__(self, is_full: Callable[[], bool], *arguments: Any, **options: Any) -> None:
+        self._is_full = is_full
+        self._later: Any = None
+        self._share = 1
+        super().__init__(*arguments, **options)
+
+    def _do_read(self) -> None:
+        if not self._is_full():
+            self._share = 1
+            super()._do_read()
+            return
+        self.stop_accepting()
+        if self._later is None:
+            self._later = self.loop.timer(LEFT_TO_OTHERS)
+            self._later.start(self._take_what_is_left)
+
+    def _take_what_is_left(self) -> None:
+        self._later.close()
+        self._later = None
+        if self.started:
+            self.start_accepting()
+            self.max_accept, self._share = self._share, min(2 * self._share, MOST_LEFT)
+            super()._do_read()
+            self.max_accept = 1
+
+
 class Worker(BadHeads, GeventWorker):  # type: ignore[misc]  # gunicorn has no types
-    """Closes idle connections when it is told to stop; open requests finish as before."""
+    """Serves as many requests at a time as `threads` says; the others wait. Closes idle connections
+    when it is told to stop; open requests finish as before.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._waiting: set[Idle] = set()
+        self.waiting: set[Idle] = set()
+        self.between = 0
+        """Connections between two requests."""
+        self._connections = 0
+        self._places = BoundedSemaphore(self.cfg.threads)
+
+    def server_class(self, listener: Any, *, spawn: Any, **options: Any) -> StreamServer:
+        """What takes connections of `listener`; `GeventWorker.run` makes and starts it."""
+        tls = {name: options[name] for name in ("ssl_context",) if name in options}
+        handle = partial(self.handle, listener)
+        if self.cfg.workers == 1:
+            return StreamServer(listener, handle, spawn=spawn, **tls)
+        return Listener(self._is_full, listener, handle, spawn=spawn, **tls)
+
+    def _is_full(self) -> bool:
+        """Whether the places are taken, or will be when those who have connected have asked."""
+        return bool(self._connections - self.between >= self.cfg.threads)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        self._connections += 1
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._connections -= 1
 
     def timeout_ctx(self) -> Idle:
-        return Idle(self._waiting, self.cfg.keepalive)
+        return Idle(self, self.cfg.keepalive)
 
     def notify(self) -> None:
         """Called every second, also while stopping."""
         super().notify()
         if not self.alive:
-            for idle in tuple(self._waiting):
+            for idle in tuple(self.waiting):
                 idle.end()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        if req.path in PROBES:
+            return self._serve(listener_name, req, sock, addr)
+        with self._places:
+            return self._serve(listener_name, req, sock, addr)
+
+    def _serve(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         if not hasattr(sock, "_sock"):  # TLS has its own framing
             return super().handle_request(listener_name, req, sock, addr)
         joined = Joined(sock)

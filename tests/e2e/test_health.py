@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import requests
@@ -48,6 +49,8 @@ def build(context):
 
 CALLERS_TOKEN = f"sk-{MARK}-of-the-caller-0123"
 UPSTREAM_WORDS = "The server had an error"
+PLACES = 32
+WAITING = 40
 FAULTS_OF_REQUESTS = {
     "#400 x": 400,
     "#404 x": 404,
@@ -165,6 +168,70 @@ def test_one_dead_upstream_of_two_leaves_the_service_degraded(
         assert (status, told["status"]) == (200, "degraded")
         assert told["reasons"] == ["custom: unreachable, 1 of 2 upstreams"]
         assert list(admins_health(process)["providers"]["custom"]["upstreams"]) == ["custom/dead"]
+
+
+class OpenStreams:
+    """Streams that have begun and go on until `close`."""
+
+    def __init__(self, process: GatewayProcess) -> None:
+        self._process = process
+        self._answers: list[tuple[requests.Response, Iterator[bytes]]] = []
+
+    def open(self, number: int) -> None:
+        """Begin so many more, one after the other; fails if one has to wait."""
+        for _ in range(number):
+            body = question("#silent:90 hello", stream=True)
+            answer = self._process.post(body, stream=True, timeout=10)
+            lines = answer.iter_lines()  # holds the connection
+            self._answers.append((answer, lines))
+            assert next(lines).startswith(b"data: ")
+
+    def close(self) -> None:
+        for answer, _ in self._answers:
+            answer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def with_few_places(upstream: OpenAICompat, folder: Path, workers: int = 1) -> GatewayProcess:
+    settings = custom(upstream.base_url)
+    return GatewayProcess(
+        folder, settings | {"process_threads": PLACES, "process_workers": workers}
+    )
+
+
+def probe(process: GatewayProcess, path: str) -> int:
+    return requests.get(process.url + path, timeout=3).status_code
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_probes_are_answered_while_streams_take_every_place_and_others_wait(
+    upstream: OpenAICompat, tmp_path: Path, workers: int
+) -> None:
+    with (
+        with_few_places(upstream, tmp_path, workers) as process,
+        OpenStreams(process) as streams,
+        ThreadPoolExecutor(WAITING) as pool,
+    ):
+        streams.open(PLACES * workers)
+        waiting = [pool.submit(process.post, question("#echo hi")) for _ in range(WAITING)]
+        for path in ("/health", "/healthz", "/ready") * 3:
+            assert probe(process, path) == 200
+        assert not any(answer.done() for answer in waiting)
+        streams.close()
+        assert [answer.result().status_code for answer in waiting] == [200] * WAITING
+
+
+def test_idle_connections_take_no_place(upstream: OpenAICompat, tmp_path: Path) -> None:
+    with with_few_places(upstream, tmp_path) as process, contextlib.ExitStack() as stack:
+        for _ in range(PLACES + 1):
+            idle = stack.enter_context(requests.Session())
+            assert idle.get(f"{process.url}/v1/models", headers=AUTHORIZED, timeout=5).ok
+        assert process.post(question("#echo hi"), timeout=5).status_code == 200
 
 
 @pytest.fixture
