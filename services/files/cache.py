@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
+from urllib.parse import unquote
 
 import msgspec
 
@@ -130,10 +131,16 @@ class FileCache:
         found = self._storage.find(area, name)
         return None if found is None or self._is_expired(found.entry) else found
 
-    def find_link(self, url: str) -> Found | None:
-        """The file behind a link of ours, by whatever host. Raise StorageAway."""
+    def find_link(
+        self, url: str, is_ours: Callable[[str], bool] = lambda url: False
+    ) -> Found | None:
+        """The file behind a link of ours: by whatever host if its name cannot be guessed, else only
+        if the link `is_ours`. Raise StorageAway.
+        """
         place = place_of(url)
-        return self.find(*place) if place else None
+        if place is None or not (is_name(place[1]) or is_ours(url)):
+            return None
+        return self.find(*place)
 
     def delete(self, area: Area, name: str) -> None:
         """Delete a file of ours; one that has gone is no error. Raise StorageAway."""
@@ -182,7 +189,7 @@ def place_of(url: str) -> tuple[Area, str] | None:
     """Area and name of the file, if `url` has the form of our links."""
     path = re.split(r"[?#]", url, maxsplit=1)[0]
     _, folder, name = f"//{path}".rsplit("/", 2)
-    return (_LINKED[folder], name) if folder in _LINKED and name else None
+    return (_LINKED[folder], unquote(name)) if folder in _LINKED and name else None
 
 
 def _better(declared: str | None, name: str) -> str | None:

@@ -105,12 +105,9 @@ def _uploaded(
 
 
 def _linked(url: str, cache: FileCache, ours: IsOurs, field: str) -> tuple[str, str | None] | None:
-    """The same for a link; None if it is none of ours.
-
-    The names of our files cannot be guessed, so whoever has one may read it, by any host.
-    """
+    """The same for a link; None if it is none of ours."""
     try:
-        found = cache.find_link(url)
+        found = cache.find_link(url, ours)
         if found is not None:
             return _data_url(found, mime_of(found.entry.name)), found.label or None
     except FileGone:

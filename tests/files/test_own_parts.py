@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -131,3 +132,18 @@ def test_link_behind_an_unknown_proxy_is_still_read(files: OwnFiles) -> None:
     request = ChatRequest("m", (Message("user", parts),))
     after = fill_in_own_files(request, files, MINE, unknown)
     assert after.messages[0].content == (ImagePart(DATA), parts[1])
+
+
+@pytest.mark.parametrize("name", ["image_20231217044452.png", "20231217044452_报告 1.csv"])
+def test_link_that_an_older_service_gave_counts_by_our_hosts_only(
+    files: OwnFiles, tmp_path: Path, name: str
+) -> None:
+    folder = "files" if name.endswith(".csv") else "images"
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / name).write_bytes(PNG)
+    path = f"/{folder}/{quote(name)}"
+    (ours,) = filled(files, FilePart(url=HOST + path))
+    assert isinstance(ours, FilePart)
+    assert (ours.data or "").endswith(DATA.partition(",")[2])
+    theirs = FilePart(url=f"https://other.example{path}")
+    assert filled(files, theirs) == (theirs,)
