@@ -317,8 +317,7 @@ def test_images_route_and_chat_render_the_same(
 
 def test_no_module_has_grown_into_the_whole_program() -> None:
     sizes = {p: len(p.read_text().splitlines()) for p in (ROOT / "services").rglob("*.py")}
-    assert len(sizes) > 50
-    assert max(sizes.values()) < 400
+    assert max(sizes.values()) < sum(sizes.values()) / 10
     renderers = [
         path
         for path in sizes
