@@ -111,13 +111,21 @@ class _Inlet(io.RawIOBase):
         self._raw.close()
 
 
+class _Response(PlainResponse):
+    def begin(self) -> None:
+        """Forget what is broken in the headers: urllib3 would log it, and servers write it."""
+        super().begin()
+        self.headers.defects.clear()
+        self.headers.set_payload("")
+
+
 class _Connection(HTTPConnection):
     """urllib3's connection, made beforehand; the request line has `path` byte for byte."""
 
     def __init__(self, wire: Wire, inlet: _Inlet, path: str, **options: Any) -> None:
         super().__init__(**options)
         self.sock = cast(socket.socket, wire)
-        self.response_class = lambda sock, *args, **more: PlainResponse(inlet, *args, **more)  # type: ignore[assignment, arg-type]  # it only calls makefile
+        self.response_class = lambda sock, *args, **more: _Response(inlet, *args, **more)  # type: ignore[assignment, arg-type]  # it only calls makefile
         self._path = path
 
     def connect(self) -> None:
@@ -148,7 +156,7 @@ def _ask(
     target: Target, wire: Wire, inlet: _Inlet, via: Proxy | None, limits: Limits
 ) -> requests.Response:
     request = requests.PreparedRequest()
-    request.method, request.url = "GET", target.url
+    request.method, request.url = "GET", "http://checked/"  # the target's would show in logs
     request.headers = CaseInsensitiveDict(
         {
             "Host": target.authority,

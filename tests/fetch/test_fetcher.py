@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
+import logging
 import socket
 import threading
 import time
@@ -156,6 +158,26 @@ def test_body_that_is_cut_short_is_refused(reply: bytes) -> None:
 )
 def test_answer_that_is_no_http_is_refused(reply: bytes) -> None:
     assert "http" in failure(raw(reply))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nX-A: b\r\nbroken-secret\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc",
+        b"nonsense-secret\r\n\r\n",
+    ],
+    ids=["sound", "broken header", "cut short", "no http"],
+)
+def test_no_log_of_any_library_holds_the_url(
+    reply: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with Server(raw(reply)) as server, contextlib.suppress(InvalidRequest):
+        assert fetch(server, "/path-secret?sig=query-secret").data == b"abc"
+    assert "secret" not in caplog.text
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_server_that_hangs_up_is_reported() -> None:
