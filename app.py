@@ -140,9 +140,8 @@ def make_gateway(
 def make_transport(settings: Settings) -> transport.Transport:
     """The door to upstreams, as the settings time and proxy it."""
     server = settings.server
-    return transport.create(
-        server.worker_class,
-        timeouts=transport.Timeouts(
+    return transport.Transport(
+        transport.Timeouts(
             connect=server.connect_timeout,
             first_byte=server.first_byte_timeout,
             idle=server.idle_timeout,

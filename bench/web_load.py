@@ -151,7 +151,7 @@ def floor(options):
         message: Message | None = None
 
     decode = msgspec.json.Decoder(Event).decode
-    wires = transport.create("gevent")
+    wires = transport.Transport()
     body = request_body(True, options.asked)
     request = transport.UpstreamRequest("POST", options.url, {}, body)
     expected, right, size, texts = plain_text(options.tokens), 0, 0, 0

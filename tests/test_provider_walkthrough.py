@@ -8,7 +8,7 @@ from emulators.http_server import HttpServer, Reply, Request
 from services.core.events import Finish, Text
 from services.core.models import Credential
 from services.core.requests import ChatRequest, Message
-from services.transport import create
+from services.transport import Transport
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "adding-a-provider.md"
 
@@ -18,7 +18,7 @@ class Context:
 
     def __init__(self, settings: object) -> None:
         self.settings = types.SimpleNamespace(providers={"lines": settings})
-        self.transport = create("gevent")
+        self.transport = Transport()
 
 
 def answer(request: Request, reply: Reply) -> None:

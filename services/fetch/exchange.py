@@ -26,8 +26,7 @@ from services.core.errors import InvalidRequest, Unavailable
 from services.fetch.content import Fetched, Limits, download_name
 from services.fetch.urls import Target
 from services.media import Data, sniff
-from services.transport.route import Proxy
-from services.transport.tls import Wire, left, shut
+from services.transport.connect import Proxy, Socket, left, shut
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _READ = 65_536
@@ -37,7 +36,7 @@ _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,63}/[a-z0-9!#$&^_.+-]{1,127}")
 
 def get(
     target: Target,
-    wire: Wire,
+    wire: Socket,
     limits: Limits,
     deadline: float,
     *,
@@ -88,7 +87,7 @@ class _Inlet(io.RawIOBase):
     trailers. `allowance` is how many more bytes may be read; beyond it a read raises _TooMuch.
     """
 
-    def __init__(self, wire: Wire, allowance: int) -> None:
+    def __init__(self, wire: Socket, allowance: int) -> None:
         super().__init__()
         self.allowance = allowance
         self._raw: Any = cast(socket.socket, wire).makefile("rb", buffering=0)
@@ -122,7 +121,7 @@ class _Response(PlainResponse):
 class _Connection(HTTPConnection):
     """urllib3's connection, made beforehand; the request line has `path` byte for byte."""
 
-    def __init__(self, wire: Wire, inlet: _Inlet, path: str, **options: Any) -> None:
+    def __init__(self, wire: Socket, inlet: _Inlet, path: str, **options: Any) -> None:
         super().__init__(**options)
         self.sock = cast(socket.socket, wire)
         self.response_class = lambda sock, *args, **more: _Response(inlet, *args, **more)  # type: ignore[assignment, arg-type]  # it only calls makefile
@@ -140,7 +139,7 @@ class _Adapter(HTTPAdapter):
     and nothing from the environment.
     """
 
-    def __init__(self, wire: Wire, inlet: _Inlet, path: str) -> None:
+    def __init__(self, wire: Socket, inlet: _Inlet, path: str) -> None:
         super().__init__(max_retries=0)
         self._pool = HTTPConnectionPool("checked")
         self._pool.ConnectionCls = cast(Any, partial(_Connection, wire, inlet, path))
@@ -153,7 +152,7 @@ class _Adapter(HTTPAdapter):
 
 
 def _ask(
-    target: Target, wire: Wire, inlet: _Inlet, via: Proxy | None, limits: Limits
+    target: Target, wire: Socket, inlet: _Inlet, via: Proxy | None, limits: Limits
 ) -> requests.Response:
     request = requests.PreparedRequest()
     request.method, request.url = "GET", "http://checked/"  # the target's would show in logs
@@ -173,7 +172,7 @@ def _ask(
 
 
 @contextlib.contextmanager
-def _cut_off(wire: Wire, deadline: float) -> Iterator[None]:
+def _cut_off(wire: Socket, deadline: float) -> Iterator[None]:
     """Shut `wire` at the deadline: a socket's timeout begins anew with every byte that drips in.
 
     Raise TimeoutError if it came to that.

@@ -26,10 +26,16 @@ from services.fetch.urls import (
     parse_address,
     parse_url,
 )
-from services.transport.dial import reach
-from services.transport.reason import reason
-from services.transport.route import Route, parse_proxy
-from services.transport.tls import Tls, Wire, left
+from services.transport.connect import (
+    Route,
+    Socket,
+    left,
+    parse_proxy,
+    reach,
+    reason,
+    start_tls,
+    tls_context,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +45,7 @@ _LOOKUPS_AT_ONCE = 4
 Resolver = Callable[[str, int], Sequence[str]]
 """From a host name and port to its addresses as text. Raise OSError when there are none."""
 
-Dial = Callable[[str, int, float], Wire]
+Dial = Callable[[str, int, float], Socket]
 """Connect to an address and port within so many seconds. Raise OSError."""
 
 
@@ -52,9 +58,9 @@ def system_resolver(host: str, port: int) -> list[str]:
 class Fetcher:
     """Fetches what callers and upstreams point at.
 
-    Build one a process; threads and greenlets share it. `tls` verifies servers; the default trusts
-    the system's authorities. `resolver` and `dial` are the only two ways out; the default for
-    `dial` goes by `proxy`, if there is one. It is asked for checked addresses, or for names if it
+    Build one a process; threads and greenlets share it. `ca_file` (PEM) is trusted beside the
+    system's authorities. `resolver` and `dial` are the only two ways out; the default for `dial`
+    goes by `proxy`, if there is one. It is asked for checked addresses, or for names if it
     `proxy_resolves`: then checking what they stand for is up to it.
     """
 
@@ -63,7 +69,7 @@ class Fetcher:
         *,
         allow: AllowList | None = None,
         limits: Limits | None = None,
-        tls: ssl.SSLContext | None = None,
+        ca_file: str | None = None,
         resolver: Resolver = system_resolver,
         dial: Dial | None = None,
         proxy: str = "",
@@ -71,7 +77,7 @@ class Fetcher:
     ) -> None:
         self._allow = allow or AllowList()
         self._limits = limits or Limits()
-        self._tls = Tls(context=tls)
+        self._ca_file = ca_file
         self._resolver = resolver
         self._proxy = parse_proxy(proxy) if proxy else None
         self._proxy_resolves = self._proxy is not None and proxy_resolves
@@ -112,7 +118,7 @@ class Fetcher:
             target = join_redirect(target, answer, self._allow)
         raise failed(f"it redirects more than {limits.redirects} times")
 
-    def _connect(self, target: Target, limits: Limits, deadline: float) -> Wire:
+    def _connect(self, target: Target, limits: Limits, deadline: float) -> Socket:
         """A connection to the first address that takes one; only checked addresses are tried."""
         dial = partial(self._reach, tunnel=False) if self._is_forwarded(target) else self._dial
         failure: OSError = ConnectionError("no address")
@@ -122,8 +128,9 @@ class Fetcher:
             except OSError as exc:
                 failure = exc
                 continue
-            is_tls = target.scheme == "https"
-            return self._tls.wrap(wire, target.host, deadline) if is_tls else wire
+            if target.scheme == "http":
+                return wire
+            return start_tls(wire, tls_context(self._ca_file), target.host, deadline)
         if self._proxy is not None:
             log.warning("fetching by the proxy failed reason=%s", reason(failure))
         raise failure
@@ -147,15 +154,15 @@ class Fetcher:
     def _is_forwarded(self, target: Target) -> bool:
         """Whether the proxy reads the request: few lead a tunnel to port 80."""
         proxy = self._proxy
-        is_http = proxy is not None and not proxy.socks and target.scheme == "http"
+        is_http = proxy is not None and not proxy.is_socks and target.scheme == "http"
         return is_http and self._proxy_resolves
 
-    def _reach(self, host: str, port: int, seconds: float, tunnel: bool = True) -> Wire:
+    def _reach(self, host: str, port: int, seconds: float, tunnel: bool = True) -> Socket:
         """`host` is an address: no second lookup can happen; or the proxy looks it up."""
         proxy = self._proxy
-        if proxy is not None and proxy.socks:
+        if proxy is not None and proxy.is_socks:
             proxy = msgspec.structs.replace(proxy, scheme="socks5h")
-        return reach(Route("http", host, port, proxy), self._tls, monotonic() + seconds, tunnel)
+        return reach(Route("http", host, port, proxy, self._ca_file), monotonic() + seconds, tunnel)
 
 
 @contextlib.contextmanager

@@ -1,65 +1,73 @@
-"""llhttp, by way of geventhttpclient, keeping what an exchange asks for."""
+"""The HTTP/1.1 of one response, read by llhttp (httptools)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
-from geventhttpclient._parser import HTTPParseError, HTTPResponseParser
-from geventhttpclient.response import HTTPResponse
+from httptools import HttpParserError, HttpResponseParser
 
-from services.transport.base import NO_HEADERS
+__all__ = ["HttpParserError", "ResponseParser"]
 
 
-class ResponseParser(HTTPResponse):
-    """Feed it what the socket has, b"" at its end; HTTPParseError when that is no response.
+class ResponseParser:
+    """Takes the bytes of one response as they come.
 
-    `status` and `fields` are those of the final response, past any interim ones, once `status`
-    is not 0. `parts` collects body; `done` says that it is all there.
+    `status` and `headers` (names in lower case, repeated ones joined by ", ") are those of the
+    final response, past any interim ones, once `status` is not 0. `body` collects the pieces of
+    the body; whoever takes them clears it. `complete` says that nothing more belongs to it.
     """
 
+    feed: Callable[[bytes], None]
+    """Take what the socket gave. HttpParserError when that is no HTTP, or when there is more than
+    one response, in which case the first is `complete`."""
+
     def __init__(self, method: str) -> None:
-        super().__init__(method)
         self.status = 0
-        self.fields: Mapping[str, str] = NO_HEADERS
-        self.parts: list[bytearray] = []
-        self.done = False
-        self._surplus = False
+        self.headers: dict[str, str] = {}
+        self.body: list[bytes] = []
+        self.complete = False
+        self._keep_alive = False
+        self._is_head = method == "HEAD"
+        # The parser calls the methods on_*; to append to a list takes no Python frame.
+        self.on_body = self.body.append
+        self._llhttp = HttpResponseParser(self)
+        self.feed = self._llhttp.feed_data
 
     @property
     def reusable(self) -> bool:
-        """Whether the connection may carry another request."""
-        return self.done and not self._surplus and self.should_keep_alive()
+        """Whether the connection of a complete response may carry another request."""
+        return self._keep_alive and not (self._is_head and self.body)
 
-    def feed(self, data: str | bytes) -> None:
-        try:
-            HTTPResponseParser.feed(self, data)
-        except HTTPParseError:
-            if not self.done:
-                raise
-            self._surplus = True
+    def end(self) -> bool:
+        """The connection was closed: return whether that ends the response rather than cuts it."""
+        framed = "content-length" in self.headers or self._is_chunked()
+        self.complete = self.complete or (self.status != 0 and not framed)
+        return self.complete
 
-    def _on_message_begin(self) -> None:
-        if self.done:
-            raise HTTPParseError("bytes after the end of the response")
-        super()._on_message_begin()
+    def _is_chunked(self) -> bool:
+        return self.headers.get("transfer-encoding", "").lower().endswith("chunked")
 
-    def _on_headers_complete(self) -> int | bool | None:
-        skip_body = super()._on_headers_complete()
-        if self.get_code() >= 200:
-            self.status = self.get_code()
-            self.fields = self._joined_fields()
-        return skip_body
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise ValueError("bytes after the end of the response")
 
-    def _on_body(self, buf: bytearray) -> None:
-        self.parts.append(buf)
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.status:
+            return  # a trailer
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
 
-    def _on_message_complete(self) -> None:
-        super()._on_message_complete()
-        self.done = self.status != 0
+    def on_headers_complete(self) -> None:
+        status = self._llhttp.get_status_code()
+        if status == 101:
+            raise ValueError("the upstream switches protocols unasked")
+        if status < 200:
+            self.headers.clear()
+            return
+        self.status = status
+        if self._is_head:
+            self.on_message_complete()
 
-    def _joined_fields(self) -> dict[str, str]:
-        fields: dict[str, str] = {}
-        for name, value in self._headers_index.items():
-            key = name.lower()
-            fields[key] = f"{fields[key]}, {value}" if key in fields else value
-        return fields
+    def on_message_complete(self) -> None:
+        self.complete = self.status != 0
+        self._keep_alive = self._llhttp.should_keep_alive()

@@ -7,8 +7,7 @@ import threading
 from collections import deque
 from time import monotonic
 
-from services.transport.route import Route
-from services.transport.tls import Wire
+from services.transport.connect import Route, Socket
 
 # Seconds. Servers commonly close idle connections after 75; be first.
 MAX_IDLE_AGE = 60.0
@@ -20,35 +19,35 @@ class Pool:
     def __init__(self, size: int, max_age: float = MAX_IDLE_AGE) -> None:
         self._size = size
         self._max_age = max_age
-        self._idle: dict[Route, deque[tuple[Wire, float]]] = {}
+        self._idle: dict[Route, deque[tuple[Socket, float]]] = {}
         self._lock = threading.Lock()
         self._sweep_at = 0.0
         self._closed = False
 
-    def take(self, route: Route) -> Wire | None:
+    def take(self, route: Route) -> Socket | None:
         """Return a connection that looks alive, or None; the others are closed."""
-        while (entry := self._pop(route)) is not None:
-            wire, since = entry
-            if monotonic() - since < self._max_age and _is_quiet(wire):
-                return wire
-            wire.close()
-        return None
+        while True:
+            with self._lock:
+                kept = self._idle.get(route)
+                if not kept:
+                    return None
+                sock, since = kept.pop()
+            if monotonic() - since < self._max_age and _is_quiet(sock):
+                return sock
+            sock.close()
 
-    def give(self, route: Route, wire: Wire) -> None:
-        """Keep a connection whose last answer is complete, at the cost of the oldest."""
+    def give(self, route: Route, sock: Socket) -> None:
+        """Keep a connection whose last response is complete, at the cost of the oldest."""
         now = monotonic()
-        surplus: list[Wire] = []
+        surplus: list[Socket] = []
         with self._lock:
-            if self._closed or not self._size:
-                surplus.append(wire)
-            else:
-                kept = self._idle.setdefault(route, deque())
-                kept.append((wire, now))
-                if len(kept) > self._size:
-                    surplus.append(kept.popleft()[0])
+            kept = self._idle.setdefault(route, deque())
+            kept.append((sock, now))
+            if len(kept) > (0 if self._closed else self._size):
+                surplus.append(kept.popleft()[0])
             if now >= self._sweep_at:
                 self._sweep_at = now + self._max_age
-                surplus += self._expired(now)
+                surplus += self._take_expired(now)
         for old in surplus:
             old.close()
 
@@ -58,17 +57,15 @@ class Pool:
             self._closed = True
             idle, self._idle = self._idle, {}
         for kept in idle.values():
-            for wire, _ in kept:
-                wire.close()
+            for sock, _ in kept:
+                sock.close()
 
-    def _pop(self, route: Route) -> tuple[Wire, float] | None:
-        with self._lock:
-            kept = self._idle.get(route)
-            return kept.pop() if kept else None
+    def __del__(self) -> None:
+        self.close()
 
-    def _expired(self, now: float) -> list[Wire]:
+    def _take_expired(self, now: float) -> list[Socket]:
         """Take out, from every route, what nobody asked for in time; the lock is held."""
-        expired: list[Wire] = []
+        expired: list[Socket] = []
         for route in list(self._idle):
             kept = self._idle[route]
             while kept and now - kept[0][1] >= self._max_age:
@@ -78,11 +75,11 @@ class Pool:
         return expired
 
 
-def _is_quiet(wire: Wire) -> bool:
+def _is_quiet(sock: Socket) -> bool:
     """Whether nothing is there to read: an idle connection with news has been closed."""
-    wire.settimeout(0)
+    sock.settimeout(0)
     try:
-        wire.recv(1)
+        sock.recv(1)
     except (BlockingIOError, ssl.SSLWantReadError):
         return True  # under TLS a late session ticket is swallowed here and is no news
     except OSError:

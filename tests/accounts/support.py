@@ -52,7 +52,7 @@ def official(url: str, **fields: Any) -> RefreshToAccess:
 def manager(store: Store, folder: Path, group: RefreshToAccess, **options: Any) -> TokenManager:
     """A token manager such as one worker has."""
     shelf = TokenStore(store, open_vault(folder))
-    refresher = refresher_of(group, transport.create("gthread"), QUICK)
+    refresher = refresher_of(group, transport.Transport(), QUICK)
     return TokenManager(shelf, refresher, **options)
 
 

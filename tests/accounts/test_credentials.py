@@ -57,7 +57,7 @@ class Asking(Provider):
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._transport = transport.create("gthread")
+        self._transport = transport.Transport()
         self.workspaces: list[str | None] = []
         self.plain_refusals = False
 
@@ -533,7 +533,7 @@ class TestWhole:
             settings,
             store,
             open_vault(tmp_path),
-            transport.create("gthread"),
+            transport.Transport(),
             BackgroundQueue(),
             schedule,
         )

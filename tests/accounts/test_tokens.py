@@ -56,7 +56,7 @@ from services.core.models import Secret
 from services.store import Store
 shelf = TokenStore(Store(sys.argv[1]), open_vault(Path(sys.argv[2])))
 group = RefreshToAccess(oauth_token_url=sys.argv[3] + "/oauth/token")
-tokens = TokenManager(shelf, refresher_of(group, transport.create("gevent")))
+tokens = TokenManager(shelf, refresher_of(group, transport.Transport()))
 jobs = [gevent.spawn(tokens.access, Secret("rt-alice-canary7f3e")) for _ in range(20)]
 ticks = 0
 while not all(job.ready() for job in jobs): gevent.sleep(0.01); ticks += 1
@@ -502,7 +502,7 @@ class TestSecrets:
             assert secret not in told
 
     def test_refresher_shows_nothing(self, endpoint: BackendApi) -> None:
-        refresher = refresher_of(official(endpoint.url), transport.create("gthread"))
+        refresher = refresher_of(official(endpoint.url), transport.Transport())
         unknown = Secret("rt-canary7f3e-unknown-to-all")
         with pytest.raises(TokenFailure) as caught:
             refresher.exchange(unknown)

@@ -13,7 +13,7 @@ import logging
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -22,7 +22,7 @@ from services.core.events import Event, Events, Finish, Text, Usage
 from services.core.models import Credential, Secret
 from services.core.requests import ChatRequest
 from services.providers.base import Provider
-from services.transport import Timeouts, Transport, create
+from services.transport import Timeouts, Transport
 from tests.gateway import free_port, wait_for
 
 from .folded import folded, plain_text
@@ -74,10 +74,9 @@ class ProviderContract(ABC):
         """What the upstream takes as a credential; it may be any, where it takes any."""
         return CANARY
 
-    @pytest.fixture(params=["gevent", "gthread"])
-    def wires(self, request: pytest.FixtureRequest) -> Iterator[Transport]:
-        kind: Literal["gevent", "gthread"] = request.param
-        transport = create(kind, timeouts=SOON)
+    @pytest.fixture
+    def wires(self) -> Iterator[Transport]:
+        transport = Transport(SOON)
         yield transport
         transport.close()
 

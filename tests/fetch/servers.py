@@ -214,11 +214,10 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
-        self._certificate = self._sign(self._name, self._key, x509.BasicConstraints(True, 0))
-
-    def client_context(self) -> ssl.SSLContext:
-        pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
-        return ssl.create_default_context(cadata=pem)
+        certificate = self._sign(self._name, self._key, x509.BasicConstraints(True, 0))
+        path = folder / "authority.pem"
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        self.ca_file = str(path)
 
     def server_context(self, *names: str) -> ssl.SSLContext:
         key = ec.generate_private_key(ec.SECP256R1())

@@ -478,7 +478,7 @@ def secure_fetcher(server: Server, authority: Authority, host: str) -> Fetcher:
     return Fetcher(
         allow=AllowList([f"{host}:{server.port}"]),
         resolver=lambda host, port: ["127.0.0.1"],
-        tls=authority.client_context(),
+        ca_file=authority.ca_file,
     )
 
 
@@ -551,7 +551,7 @@ def test_tls_handshake_is_left_at_the_total_limit(authority: Authority, drip: bo
         thread.start()
         fetcher = Fetcher(
             allow=AllowList([f"127.0.0.1:{listener.getsockname()[1]}"]),
-            tls=authority.client_context(),
+            ca_file=authority.ca_file,
             limits=QUICK,
         )
         start = time.monotonic()
@@ -566,7 +566,7 @@ def test_tls_record_that_drips_is_left_at_the_total_limit(authority: Authority) 
     with Server(answer(bytes(500_000)), context) as server, dripping(server.port, 20_000) as port:
         fetcher = Fetcher(
             allow=AllowList([f"127.0.0.1:{port}"]),
-            tls=authority.client_context(),
+            ca_file=authority.ca_file,
             limits=Limits(seconds=1.0),
         )
         start = time.monotonic()
@@ -589,7 +589,7 @@ def test_https_to_a_plain_server_is_reported(authority: Authority) -> None:
         thread = threading.Thread(target=accept)
         thread.start()
         port = listener.getsockname()[1]
-        fetcher = Fetcher(allow=AllowList([f"127.0.0.1:{port}"]), tls=authority.client_context())
+        fetcher = Fetcher(allow=AllowList([f"127.0.0.1:{port}"]), ca_file=authority.ca_file)
         with pytest.raises(InvalidRequest, match="tls|reached"):
             fetcher.fetch(f"https://127.0.0.1:{port}/")
         thread.join(10)

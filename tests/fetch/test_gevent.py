@@ -19,7 +19,7 @@ from tests_fetch_servers import Authority, Server, answer, dripping
 
 authority = Authority(pathlib.Path(sys.argv[1]))
 with Server(answer(b"x" * 500_000), authority.server_context("localhost")) as server:
-    fetcher = Fetcher(allow=AllowList([f"localhost:{server.port}"]), tls=authority.client_context())
+    fetcher = Fetcher(allow=AllowList([f"localhost:{server.port}"]), ca_file=authority.ca_file)
     assert len(fetcher.fetch(f"https://localhost:{server.port}/").data) == 500_000
 
 def drip(listener):
@@ -44,7 +44,7 @@ dripper, ticker = gevent.spawn(drip, listener), gevent.spawn(tick)
 port = listener.getsockname()[1]
 fetcher = Fetcher(
     allow=AllowList([f"127.0.0.1:{port}"]),
-    tls=authority.client_context(),
+    ca_file=authority.ca_file,
     limits=Limits(seconds=0.5),
 )
 try:
@@ -61,7 +61,7 @@ context = authority.server_context("127.0.0.1")
 with Server(answer(bytes(500_000)), context) as server, dripping(server.port, 20_000) as port:
     fetcher = Fetcher(
         allow=AllowList([f"127.0.0.1:{port}"]),
-        tls=authority.client_context(),
+        ca_file=authority.ca_file,
         limits=Limits(seconds=1.0),
     )
     before = ticks

@@ -52,7 +52,7 @@ def test_proxy_is_asked_for_the_checked_address(
         Server(answer(b"a" * 100_000), tls) as server,
         proxy_of(kind, server, authority) as (proxy, url),
     ):
-        fetcher = Fetcher(tls=authority.client_context(), resolver=resolve, proxy=url)
+        fetcher = Fetcher(ca_file=authority.ca_file, resolver=resolve, proxy=url)
         assert len(fetcher.fetch(f"{scheme}://files.example/a?b=c").data) == 100_000
     how = "socks address" if kind.startswith("socks") else "connect"
     assert proxy.asked == [f"{how} {PUBLIC}:{port}"]
@@ -71,9 +71,7 @@ def test_proxy_that_resolves_is_asked_for_the_name(
         Server(answer(b"ok"), tls) as server,
         proxy_of(kind, server, authority) as (proxy, url),
     ):
-        fetcher = Fetcher(
-            tls=authority.client_context(), resolver=never, proxy=url, proxy_resolves=True
-        )
+        fetcher = Fetcher(ca_file=authority.ca_file, resolver=never, proxy=url, proxy_resolves=True)
         assert fetcher.fetch(f"{scheme}://files.example/%e4?b=c").data == b"ok"
     if kind.startswith("socks"):
         assert proxy.asked == [f"socks name files.example:{443 if tls else 80}"]
@@ -113,7 +111,7 @@ def test_closed_target_is_asked_of_no_proxy(
 ) -> None:
     with Server(answer(b"secret")) as server, proxy_of(kind, server, authority) as (proxy, way):
         fetcher = Fetcher(
-            tls=authority.client_context(), resolver=resolve, proxy=way, proxy_resolves=resolves
+            ca_file=authority.ca_file, resolver=resolve, proxy=way, proxy_resolves=resolves
         )
         with pytest.raises(InvalidRequest) as caught:
             fetcher.fetch(url)

@@ -16,13 +16,13 @@ from services.core.models import Credential, Secret
 from services.core.requests import ChatRequest, ImagePart, Message, TextPart
 from services.providers.custom import Custom, Upstream
 from services.providers.registry import Registry
-from services.transport import Timeouts, Transport, create
+from services.transport import Timeouts, Transport
 from tests.contract.folded import folded, plain_text
 
 
-@pytest.fixture(params=["gevent", "gthread"])
-def wires(request: pytest.FixtureRequest) -> Iterator[Transport]:
-    transport = create(request.param, timeouts=Timeouts(5.0, 5.0, 5.0, 20.0))
+@pytest.fixture
+def wires() -> Iterator[Transport]:
+    transport = Transport(Timeouts(5.0, 5.0, 5.0, 20.0))
     yield transport
     transport.close()
 
@@ -30,7 +30,7 @@ def wires(request: pytest.FixtureRequest) -> Iterator[Transport]:
 @pytest.fixture
 def names() -> Custom:
     """Two upstreams that are never asked."""
-    transport = create("gevent")
+    transport = Transport()
     first = Upstream(
         "a", "http://127.0.0.1:9/v1", Secret("key-of-a-canary7f3e"), ("shared", "only-a")
     )

@@ -1,13 +1,13 @@
-"""What every transport must do: subclass with `kind` and run. Base of the contract classes."""
+"""A transport and the usual questions to it: the base of the test classes here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
-from services.transport import Exchange, Timeouts, Transport, UpstreamRequest, create
+from services.transport import Exchange, Timeouts, Transport, UpstreamRequest
 
 from .server import ScriptedServer
 
@@ -16,11 +16,9 @@ SOON = Timeouts(connect=5.0, first_byte=5.0, idle=5.0, total=10.0)
 
 
 class Contract:
-    kind: Literal["gevent", "gthread"]
-
     @pytest.fixture
     def transport(self) -> Iterator[Transport]:
-        transport = create(self.kind, timeouts=SOON)
+        transport = Transport(SOON)
         yield transport
         transport.close()
 

@@ -1,4 +1,4 @@
-"""The socket transport under gevent: the whole contract again, and nobody waits for another."""
+"""The transport under gevent: all its tests again, and nobody waits for another."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
-CONTRACT = """
+ALL_TESTS = """
 from gevent import monkey; monkey.patch_all()
 import sys, pytest
 sys.exit(pytest.main(["-p", "no:cacheprovider", *sys.argv[1:]]))
@@ -18,7 +20,7 @@ CROWD = """
 from gevent import monkey; monkey.patch_all()
 import time
 import gevent
-from services.transport import UpstreamRequest, create
+from services.transport import Transport, UpstreamRequest
 from tests.transport.server import CHUNKED, LAST_CHUNK, ScriptedServer, chunk
 
 def script(peer):
@@ -36,7 +38,7 @@ def stream(number):
             silences += piece is None
     return silences
 
-transport = create("gevent")
+transport = Transport()
 with ScriptedServer(script) as server:
     started = time.monotonic()
     streams = [gevent.spawn(stream, number) for number in range(100)]
@@ -56,8 +58,9 @@ def run(program: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_contract_holds_in_a_patched_process() -> None:
-    assert " passed" in run(CONTRACT, str(Path(__file__).with_name("test_sockets.py")))
+@pytest.mark.parametrize("tests", ["bodies", "connections", "failures", "secure"])
+def test_the_same_holds_in_a_patched_process(tests: str) -> None:
+    assert " passed" in run(ALL_TESTS, str(Path(__file__).with_name(f"test_{tests}.py")))
 
 
 def test_hundred_streams_share_one_thread() -> None:

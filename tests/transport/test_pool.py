@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from services.transport.connect import Route
 from services.transport.pool import Pool
-from services.transport.route import Route
 
 HERE, THERE = Route("http", "here", 80), Route("http", "there", 80)
 

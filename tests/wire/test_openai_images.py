@@ -526,7 +526,7 @@ class CustomSource:
 
     def __init__(self, base_url: str) -> None:
         upstream = Upstream("up", base_url, models=("*",))
-        self._provider = Custom([upstream], transport.create("gthread"))
+        self._provider = Custom([upstream], transport.Transport())
 
     def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
         route = self._provider.catch_all(image.model)

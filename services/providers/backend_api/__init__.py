@@ -16,8 +16,6 @@ from services.providers.backend_api.gpts_file import GptsFile
 from services.providers.backend_api.provider import BackendApi
 from services.providers.backend_api.settings import BackendApiSettings
 from services.providers.base import ProviderContext
-from services.transport import Timeouts
-from services.transport.tls import Tls
 
 __all__ = ["SETTINGS", "BackendApi", "BackendApiSettings", "build"]
 
@@ -28,7 +26,6 @@ def build(
     context: ProviderContext,
     *,
     gpts_token: GptsToken | None = None,
-    tls: Tls | None = None,
 ) -> BackendApi | None:
     """The provider, or None without `upstream_base_url`.
 
@@ -38,20 +35,13 @@ def build(
     settings = context.settings
     if not settings.upstream_base_url:
         return None
-    server = settings.server
-    timeouts = Timeouts(
-        connect=server.connect_timeout,
-        first_byte=server.first_byte_timeout,
-        idle=server.idle_timeout,
-        total=server.total_timeout,
-    )
     return BackendApi(
         context,
         settings.providers.get("backend_api") or BackendApiSettings(),
         open_attachment=Opener(settings),
         gpts=_gpts_file(settings),
         gpts_token=gpts_token or context.gpts_token or (lambda: _access_token(settings)),
-        dialler=SocketDialler(timeouts, settings.proxy or server.proxies, tls or Tls()),
+        dialler=SocketDialler(context.transport, settings.proxy or None),
     )
 
 

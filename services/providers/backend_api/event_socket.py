@@ -15,14 +15,10 @@ from websocket import _handshake
 from services.core.errors import (
     InvalidRequest,
     ProtocolError,
-    UpstreamError,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from services.transport import Timeouts
-from services.transport.dial import dial
-from services.transport.route import Route, parse_proxy, parse_url
-from services.transport.tls import Tls
+from services.transport import Socket, Timeouts, Transport
 
 MAX_MESSAGE = 32 * 1024 * 1024
 _OPENING = 30.0
@@ -30,12 +26,11 @@ _SCHEMES = {"ws://": "http://", "wss://": "https://"}
 
 
 class SocketDialler:
-    """Opens sockets. `proxy` is an http, https or socks5 URL, or ""."""
+    """Opens sockets over `transport`, through `proxy` where there is one."""
 
-    def __init__(self, timeouts: Timeouts, proxy: str, tls: Tls) -> None:
-        self._timeouts = timeouts
-        self._proxy = parse_proxy(proxy) if proxy else None
-        self._tls = tls
+    def __init__(self, transport: Transport, proxy: str | None = None) -> None:
+        self._transport = transport
+        self._proxy = proxy
 
     def open(self, url: str, *, secure: bool) -> EventSocket:
         """The socket at `url`; with `secure`, an unencrypted one is refused.
@@ -43,55 +38,36 @@ class SocketDialler:
         Raises `UpstreamUnreachable`, `UpstreamTimeout`, `ProtocolError`. The URL holds a ticket and
         is in none of their texts.
         """
-        route = self._route(url, secure)
         connection: Any = websocket.WebSocket(skip_utf8_validation=True)
+        wire = self._connect(url, secure)
+        wire.settimeout(_OPENING)  # the library leaves that to whoever brings a socket
         try:
-            connection.connect(
-                url,
-                timeout=_OPENING,
-                suppress_origin=True,
-                redirect_limit=0,
-                **self._way(route),
-            )
-        except UpstreamError:
-            raise
+            connection.connect(url, socket=wire, suppress_origin=True, redirect_limit=0)
         except websocket.WebSocketBadStatusException as exc:
-            status = exc.status_code
-            raise UpstreamUnreachable(f"the socket at {route} answered {status}") from exc
+            raise UpstreamUnreachable(f"the upstream's socket answered {exc.status_code}") from exc
         except websocket.WebSocketTimeoutException as exc:
-            raise UpstreamTimeout(f"the socket at {route} did not open in time") from exc
+            raise UpstreamTimeout("the upstream's socket did not open in time") from exc
         except (websocket.WebSocketException, OSError, ValueError) as exc:
-            raise UpstreamUnreachable(f"the socket at {route} did not open") from exc
+            raise UpstreamUnreachable("the upstream's socket did not open") from exc
         finally:
             # the library keeps cookies for the whole process, and so for other accounts
             _handshake.CookieJar.jar.clear()
-        return EventSocket(connection, url, route, self._timeouts)
+        return EventSocket(connection, url, self._transport.timeouts)
 
-    def _route(self, url: str, secure: bool) -> Route:
+    def _connect(self, url: str, secure: bool) -> Socket:
         scheme = next((s for s in _SCHEMES if url.startswith(s)), "")
         if not scheme or (secure and scheme != "wss://"):
             raise ProtocolError("the upstream gave no usable address for its socket")
         try:
-            return parse_url(_SCHEMES[scheme] + url[len(scheme) :], self._proxy)[0]
+            return self._transport.connect(_SCHEMES[scheme] + url[len(scheme) :], proxy=self._proxy)
         except InvalidRequest as exc:
             raise ProtocolError("the upstream gave no usable address for its socket") from exc
-
-    def _way(self, route: Route) -> dict[str, Any]:
-        """A connection of ours, or the proxy where the library must ask for a tunnel."""
-        proxy = route.proxy
-        if proxy is None or not route.forwarded:
-            wire = dial(route, self._tls, self._timeouts)
-            wire.settimeout(_OPENING)  # the library leaves that to whoever brings a socket
-            return {"socket": wire}
-        auth = (proxy.username, proxy.password) if proxy.username else None
-        host, port = proxy.host, proxy.port
-        return {"http_proxy_host": host, "http_proxy_port": port, "http_proxy_auth": auth}
 
 
 class EventSocket:
     """One open socket, for one thread or greenlet. `url` tells whether it can be used again."""
 
-    def __init__(self, connection: Any, url: str, route: Route, timeouts: Timeouts) -> None:
+    def __init__(self, connection: Any, url: str, timeouts: Timeouts) -> None:
         self.url = url
         self._connection = connection
         self._timeouts = timeouts

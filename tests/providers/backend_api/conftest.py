@@ -35,7 +35,7 @@ def running() -> Iterator[Upstream]:
 def stage(running: Upstream, store_url: str) -> Iterator[Stage]:
     """A stage with nothing remembered; afterwards, all requests must have been in order."""
     running.reset()
-    wires = transport.create("gevent", timeouts=transport.Timeouts(5.0, 8.0, 5.0, 30.0))
+    wires = transport.Transport(transport.Timeouts(5.0, 8.0, 5.0, 30.0))
     namespace = f"test-{uuid.uuid4().hex}"
     with (
         contextlib.closing(Store(store_url, namespace=namespace)) as store,

@@ -15,7 +15,7 @@ import msgspec
 
 from emulators.backend_api import BackendApi as Upstream
 from services import transport
-from services.config import Server, Settings
+from services.config import Settings
 from services.core.errors import GatewayError
 from services.core.events import (
     CodeBlock,
@@ -75,13 +75,15 @@ class Stage:
         own: BackendApiSettings = UNHURRIED,
         *,
         options: dict[str, Any] | None = None,
+        wires: transport.Transport | None = None,
         **top: Any,
     ) -> BackendApi:
         """A provider with the settings `top` at the top level."""
         top.setdefault("upstream_base_url", self.upstream.url)
-        top.setdefault("server", Server(idle_timeout=5.0, first_byte_timeout=8.0))
         settings = Settings(providers={"backend_api": own}, **top)
-        context = ProviderContext(settings, self._wires, self.cache, self.background, self._gate)
+        context = ProviderContext(
+            settings, wires or self._wires, self.cache, self.background, self._gate
+        )
         built = build(context, **(options or {}))
         assert built is not None
         return built

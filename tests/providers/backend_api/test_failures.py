@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from emulators.backend_api import BackendApi as Upstream
-from services.config import Server
 from services.core.errors import (
     ProtocolError,
     RateLimited,
@@ -24,6 +23,7 @@ from services.core.models import Credential, Secret
 from services.core.requests import ChatRequest, FilePart, Message
 from services.providers.backend_api import BackendApiSettings
 from services.providers.backend_api.refused import refused, refused_in_stream
+from services.transport import Timeouts, Transport
 
 from .support import STOP, Stage, joined, message, wait_for
 
@@ -278,7 +278,8 @@ def test_meaning_of_errors_within_a_stream(error: Any, status: int) -> None:
 def test_idle_limit_ends_a_dead_socket(stage: Stage) -> None:
     stage.upstream.script({"scenario": "silence", "transport": "socket_flat", "seconds": 9})
     began = time.monotonic()
-    told, failure = stage.failure("", provider=stage.provider(server=Server(idle_timeout=1.0)))
+    provider = stage.provider(wires=Transport(Timeouts(idle=1.0)))
+    told, failure = stage.failure("", provider=provider)
     assert told == HELLO
     assert isinstance(failure, UpstreamTimeout)
     assert time.monotonic() - began < 5

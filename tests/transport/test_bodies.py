@@ -1,13 +1,11 @@
-"""Bodies in every framing and coding come through byte for byte, as soon as they are there."""
+"""Bodies in every framing come through byte for byte, as soon as they are there."""
 
 from __future__ import annotations
 
 import gzip
 import threading
 import time
-import zlib
 
-import brotli  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from services.core.errors import ProtocolError
@@ -27,25 +25,9 @@ from .server import (
 )
 
 BIG = bytes(range(256)) * 5000  # 1.28 MB
-TEXT = b"the quick brown fox " * 500
 
 
-def raw_deflate(data: bytes) -> bytes:
-    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return packer.compress(data) + packer.flush()
-
-
-CODED = {
-    "gzip": gzip.compress(TEXT),
-    "x-gzip": gzip.compress(TEXT[:4000]) + gzip.compress(TEXT[4000:]),
-    "deflate": zlib.compress(TEXT),
-    "Deflate": raw_deflate(TEXT),
-    "br": brotli.compress(TEXT),
-    "identity": TEXT,
-}
-
-
-class BodyContract(Contract):
+class TestBodies(Contract):
     def test_request_arrives_whole_with_default_headers(self, transport: Transport) -> None:
         with ScriptedServer(always(answer(b"ok"))) as server:
             request = UpstreamRequest("POST", server.url + "?q=ä", {"X-Key": "é"}, BIG)
@@ -166,47 +148,20 @@ class BodyContract(Contract):
             go_on.set()
             assert read_some(exchange) == b"abc"
 
-    @pytest.mark.parametrize("coding", CODED)
-    def test_content_codings_are_undone(self, transport: Transport, coding: str) -> None:
-        body = CODED[coding]
-        reply = answer(body, f"Content-Encoding: {coding}")
-
-        def script(peer: Peer) -> None:
-            peer.request()
-            peer.send(*(reply[at : at + 1] for at in range(len(reply) - len(body) + 40)))
-            peer.send(reply[len(reply) - len(body) + 40 :])
-
-        with ScriptedServer(script) as server:
-            assert self.fetch(transport, server) == TEXT
-
-    @pytest.mark.parametrize("coding", ["gzip", "br"])
-    def test_small_body_does_not_explode_at_once(self, transport: Transport, coding: str) -> None:
-        zeros = bytes(5_000_000)
-        packed = {"gzip": gzip.compress(zeros), "br": brotli.compress(zeros)}[coding]
-        reply = answer(packed, f"Content-Encoding: {coding}")
-        with ScriptedServer(always(reply)) as server, self.get(transport, server) as exchange:
-            sizes = []
-            while piece := read_some(exchange):
-                sizes.append(len(piece))
-        assert sum(sizes) == len(zeros)
-        assert max(sizes) <= 2 << 20
-
-    @pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
-    def test_compressed_body_cut_or_damaged_is_an_error(
+    @pytest.mark.parametrize("coding", ["gzip", "deflate", "BR", "gzip, br", "zebra"])
+    def test_compression_nobody_asked_for_is_a_clear_error_with_the_status_known(
         self, transport: Transport, coding: str
     ) -> None:
-        for body in (CODED[coding][:-9], b"no such coding at all"):
-            reply = answer(body, f"Content-Encoding: {coding}")
-            with ScriptedServer(always(reply)) as server, pytest.raises(ProtocolError):
-                self.fetch(transport, server)
-
-    def test_unknown_coding_is_an_error_but_the_status_is_known(self, transport: Transport) -> None:
-        reply = answer(b"??", "Content-Encoding: zebra", status="503 Down")
+        reply = answer(gzip.compress(b"no"), f"Content-Encoding: {coding}", status="503 Down")
         with ScriptedServer(always(reply)) as server, self.get(transport, server) as exchange:
             assert exchange.wait(5.0)
             assert exchange.status == 503
-            with pytest.raises(ProtocolError, match="coding"):
+            with pytest.raises(ProtocolError, match="compressed its answer"):
                 exchange.read(1.0)
+
+    def test_identity_is_no_compression(self, transport: Transport) -> None:
+        with ScriptedServer(always(answer(BIG, "Content-Encoding: Identity"))) as server:
+            assert self.fetch(transport, server) == BIG
 
     @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
     def test_answers_without_body_end_with_their_headers(

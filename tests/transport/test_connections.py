@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from services.core.errors import ProtocolError
-from services.transport import Transport, UpstreamRequest, create
+from services.transport import Transport, UpstreamRequest
 
 from .contract import LIMIT, SOON, Contract, read_some
 from .server import (
@@ -31,7 +32,7 @@ def hang_up(peer: Peer) -> None:
     peer.sock.close()
 
 
-class ConnectionContract(Contract):
+class TestConnections(Contract):
     @pytest.mark.parametrize(
         "reply",
         [answer(b"body"), answer(b""), CHUNKED + chunk(b"body") + LAST_CHUNK],
@@ -176,22 +177,39 @@ class ConnectionContract(Contract):
                 self.fetch(transport, server)
             assert len(server.requests) == 1
 
-    def test_request_that_broke_late_is_not_repeated(
-        self, transport: Transport, monkeypatch: pytest.MonkeyPatch
+    def test_request_that_a_kept_connection_took_and_worked_on_is_not_sent_again(
+        self, transport: Transport
     ) -> None:
-        for module in ("sockets", "reader"):
-            monkeypatch.setattr(f"services.transport.{module}.STALE_WINDOW", 0.0)
-
         def script(peer: Peer) -> None:
             peer.request()
             peer.send(answer(b"body"))
-            peer.request()
+            if peer.request() is not None:
+                time.sleep(2.0)
 
         with ScriptedServer(script) as server:
             assert self.fetch(transport, server) == b"body"
             with pytest.raises(ProtocolError, match="without an answer"):
-                self.fetch(transport, server)
-            assert len(server.requests) == 2
+                transport.open(UpstreamRequest("POST", server.url, {}, b"paid")).read_all(LIMIT)
+            assert [received.body for received in server.requests] == [b"", b"paid"]
+
+    def test_upload_that_a_kept_connection_took_for_long_is_not_sent_again(
+        self, transport: Transport
+    ) -> None:
+        taken = []
+
+        def script(peer: Peer) -> None:
+            peer.request()
+            peer.send(answer(b"body"))
+            taken.append(peer.read(100))
+            time.sleep(2.0)
+            peer.reset()
+
+        with ScriptedServer(script) as server:
+            assert self.fetch(transport, server) == b"body"
+            upload = UpstreamRequest("POST", server.url, {}, bytes(32 << 20))
+            with pytest.raises(ProtocolError, match="without an answer"):
+                transport.open(upload).read_all(LIMIT)
+            assert (server.connections, len(taken)) == (1, 1)
 
     @pytest.mark.parametrize("sent", [b"", HEAD, HEAD + b"some", CHUNKED + b"5\r\nso"])
     def test_close_reaches_a_silent_upstream_at_once(
@@ -241,7 +259,7 @@ class ConnectionContract(Contract):
             if peer.gone(5.0):
                 gone.set()
 
-        transport = create(self.kind, timeouts=SOON)
+        transport = Transport(SOON)
         with ScriptedServer(script) as server:
             assert self.fetch(transport, server) == b"body"
             transport.close()

@@ -52,7 +52,7 @@ GARBAGE = {
 }
 
 
-class FailureContract(Contract):
+class TestFailures(Contract):
     @pytest.mark.parametrize("where", CUT)
     def test_answer_cut_short_is_a_protocol_error(self, transport: Transport, where: str) -> None:
         with ScriptedServer(once(CUT[where])) as server, self.get(transport, server) as exchange:

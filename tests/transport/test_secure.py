@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import ssl
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from services.core.errors import ProtocolError, UpstreamTimeout, UpstreamUnreachable
-from services.transport import Timeouts, Transport, UpstreamRequest, create
+from services.transport import Timeouts, Transport, UpstreamRequest
 
 from .certificates import Authority
 from .contract import LIMIT, SOON, Contract, read_some
@@ -26,10 +25,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
-class SecureContract(Contract):
+class TestSecure(Contract):
     @pytest.fixture
     def trusting(self, authority: Authority) -> Iterator[Transport]:
-        transport = create(self.kind, timeouts=SOON, ca_file=authority.ca_file)
+        transport = Transport(SOON, ca_file=authority.ca_file)
         yield transport
         transport.close()
 
@@ -59,14 +58,6 @@ class SecureContract(Contract):
                 assert exchange.wait(0.05) is False
             assert gone.wait(2.0)
 
-    def test_own_context_serves_as_well(self, authority: Authority) -> None:
-        context = ssl.create_default_context(cafile=authority.ca_file)
-        transport = create(self.kind, timeouts=SOON, ssl_context=context)
-        tls = authority.server_context("127.0.0.1")
-        with ScriptedServer(always(answer(b"body")), tls) as server:
-            assert self.fetch(transport, server) == b"body"
-        transport.close()
-
     def test_unknown_authority_is_refused(self, transport: Transport, authority: Authority) -> None:
         tls = authority.server_context("127.0.0.1")
         with ScriptedServer(always(answer(b"body")), tls) as server:
@@ -80,12 +71,6 @@ class SecureContract(Contract):
             with pytest.raises(UpstreamUnreachable, match=r"certificate not trusted.*127\.0\.0\.1"):
                 self.get(trusting, server)
             assert server.requests == []
-
-    def test_context_that_does_not_verify_is_refused(self) -> None:
-        blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        blind.check_hostname = False
-        with pytest.raises(ValueError, match="verify"):
-            create(self.kind, ssl_context=blind)
 
     def test_plain_server_behind_https_is_unreachable(self, trusting: Transport) -> None:
         with ScriptedServer(lambda peer: peer.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
@@ -111,7 +96,7 @@ class SecureContract(Contract):
 
     def test_http_proxy_gets_the_absolute_url_and_credentials(self) -> None:
         with ScriptedServer(always(answer(b"through"))) as proxy:
-            transport = create(self.kind, timeouts=SOON, proxy=f"http://{USER}{proxy.origin}")
+            transport = Transport(SOON, proxy=f"http://{USER}{proxy.origin}")
             for _ in range(2):
                 request = UpstreamRequest("GET", "http://upstream.example/path?q=1")
                 with transport.open(request) as exchange:
@@ -130,7 +115,7 @@ class SecureContract(Contract):
             ScriptedServer(always(answer(b"direct"))) as server,
         ):
             via = f"http://{proxy.origin}"
-            proxied = create(self.kind, timeouts=SOON, proxy=via)
+            proxied = Transport(SOON, proxy=via)
             assert self.fetch(transport, server, proxy=via) == b"proxy"
             assert self.fetch(transport, server) == b"direct"
             assert self.fetch(proxied, server) == b"proxy"
@@ -232,6 +217,6 @@ class SecureContract(Contract):
     @pytest.mark.parametrize("proxy", ["ftp://x", "127.0.0.1:1", "http://", "http://h:port"])
     def test_nonsense_for_a_proxy_is_a_value_error(self, transport: Transport, proxy: str) -> None:
         with pytest.raises(ValueError, match="proxy url"):
-            create(self.kind, proxy=proxy)
+            Transport(proxy=proxy)
         with pytest.raises(ValueError, match="proxy url"):
             transport.open(UpstreamRequest("GET", "http://127.0.0.1/"), proxy=proxy)
