@@ -1,4 +1,4 @@
-"""Logging: key=value lines to stderr and to `log/access.log`, a request id on each, and never a
+"""Logging: key=value lines to stderr and to a file a day, a request id on each, and never a
 secret.
 
 Redaction happens in the formatter, over the finished line, so that no call site and no traceback
@@ -8,25 +8,25 @@ can forget it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import itertools
 import logging
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
+log = logging.getLogger(__name__)
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
+FILE_NAME = "access.log"
 KEPT_DAYS = 30
 FLUSH_EVERY = 0.25
 _SHORTEST_KNOWN_SECRET = 8
-_MARKS = ("earer", "EARER", "://", "oken", "key=", "sig=", "eyJ", "k-")
+_MARKS = ("earer", "EARER", "://", "oken", "?key=", "&key=", "apikey=", "sig=", "eyJ", "k-")
 """One of these is in every secret that `_SECRET_SHAPES` finds; most lines have none."""
 
 _SECRET_SHAPES = re.compile(
@@ -60,7 +60,7 @@ class Redactor:
 
 
 class LineFormatter(logging.Formatter):
-    """`2026-11-21 10:15:00,123 INFO name request message`, redacted; made once for all handlers."""
+    """`2026-11-21 10:15:00,123 INFO name request message`, redacted."""
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__()
@@ -69,52 +69,114 @@ class LineFormatter(logging.Formatter):
         self._stamp = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: str | None = getattr(record, "line", None)
-        if line is None:
-            line = record.line = self.redact(self._line(record))
-        return line
+        message = record.getMessage()
+        if "\n" in message or "\r" in message:  # or somebody's text could look like a line of ours
+            message = message.replace("\r", "\\r").replace("\n", "\\n")
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        return self.line(record.created, record.levelname, record.name, message)
 
     def line(self, created: float, level: str, name: str, message: str) -> str:
         """A line as `format` makes it, without the cost of a record."""
-        return self.redact(self._stamped(created, level, name, message))
-
-    def _stamped(self, created: float, level: str, name: str, message: str) -> str:
         second = int(created)
         if second != self._second:
             self._stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
             self._second = second
-        milliseconds = int((created - second) * 1000)
-        return f"{self._stamp},{milliseconds:03d} {level} {name} {request_id.get()} {message}"
-
-    def _line(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
-        if "\n" in message or "\r" in message:  # or somebody's text could look like a line of ours
-            message = message.replace("\r", "\\r").replace("\n", "\\n")
-        line = self._stamped(record.created, record.levelname, record.name, message)
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line
+        stamp = f"{self._stamp},{int((created - second) * 1000):03d}"
+        return self.redact(f"{stamp} {level} {name} {request_id.get()} {message}")
 
 
-class Gathered(logging.Handler):
-    """Passes the lines of `sinks` on a few times a second, many in one write.
+class Output:
+    """Where lines go: a stream and, if a folder is given, a file a day in it.
 
-    For access lines only: at thousands a second a write each costs more than all the rest.
-    A worker that is killed takes up to `FLUSH_EVERY` seconds of them along.
+    A file is named by its day, such as `access.log.2026-11-21`; `access.log` is a link to today's.
+    Each text is one `write` to a file opened for appending, so that lines of several processes
+    never mix, and nobody has to rename a file that others write to. Raises `OSError` for a folder
+    that cannot be written.
     """
 
-    def __init__(self, sinks: Iterable[LineSink]) -> None:
+    def __init__(self, stream: TextIO, folder: Path | None = None, kept: int = KEPT_DAYS) -> None:
+        self._stream = stream
+        self._folder = folder
+        self._kept = kept
+        self._today = ""
+        self._lock = threading.Lock()
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._append(folder, b"")
+
+    def write(self, text: str) -> None:
+        """Write whole lines. A log that cannot be written has nowhere to say so."""
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+            self._stream.flush()
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                self._append(self._folder, text.encode("utf-8", "backslashreplace"))
+
+    def _append(self, folder: Path, data: bytes) -> None:
+        today = folder / time.strftime(f"{FILE_NAME}.%Y-%m-%d")
+        descriptor = os.open(today, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o640)
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+        if today.name != self._today:
+            self._today = today.name
+            self._follow(folder, today.name)
+
+    def _follow(self, folder: Path, today: str) -> None:
+        """Lead the link to a new file, and delete the oldest."""
+        link = folder / FILE_NAME
+        if link.is_symlink() or not link.exists():  # else it is somebody else's file
+            with contextlib.suppress(OSError):  # some file systems know no links
+                new = folder / f".{FILE_NAME}.{os.getpid()}"
+                new.symlink_to(today)
+                new.replace(link)
+        for old in sorted(folder.glob(f"{FILE_NAME}.2*"))[: -self._kept - 1]:
+            old.unlink(missing_ok=True)
+
+
+class Lines(logging.Handler):
+    """Writes records as lines."""
+
+    def __init__(self, output: Output, formatter: LineFormatter) -> None:
         super().__init__()
-        self._sinks = tuple(sinks)
+        self.output = output
+        self.formatter: LineFormatter = formatter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.output.write(self.format(record) + "\n")
+
+
+class GatheredLines(Lines):
+    """Writes lines a few times a second, many at once.
+
+    For access lines only: 2 µs each, 15 where each is a record and a write of its own. A worker
+    that is killed takes up to `FLUSH_EVERY` seconds of them along.
+    """
+
+    def __init__(self, output: Output, formatter: LineFormatter) -> None:
+        super().__init__(output, formatter)
         self._lines: list[str] = []
         self._flusher: threading.Thread | None = None
         self._flushing = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.add(self.format(record))
+        self._add(self.format(record))
 
-    def add(self, line: str) -> None:
-        """Take a line that is ready."""
+    def write(self, level: str, name: str, message: str) -> None:
+        """Write a line without the cost of a record."""
+        self._add(self.formatter.line(time.time(), level, name, message))
+
+    def flush(self) -> None:
+        with self._flushing:
+            lines = self._lines[:]
+            del self._lines[: len(lines)]  # others append meanwhile
+            if lines:
+                self.output.write("\n".join(lines) + "\n")
+
+    def _add(self, line: str) -> None:
         self._lines.append(line)
         if self._flusher is None:
             self._flusher = threading.Thread(target=self._keep_flushing, daemon=True)
@@ -125,169 +187,37 @@ class Gathered(logging.Handler):
             time.sleep(FLUSH_EVERY)
             self.flush()
 
-    def flush(self) -> None:
-        with self._flushing:
-            lines = self._lines[:]
-            del self._lines[: len(lines)]  # others append meanwhile
-            if lines:
-                self._pass_on("\n".join(lines) + "\n")
-
-    def _pass_on(self, text: str) -> None:
-        for sink in self._sinks:
-            # a full disk or a closed terminal: a log that can't be written has nowhere to say so
-            with contextlib.suppress(OSError, ValueError):
-                sink.write_lines(text)
-
-
-@contextlib.contextmanager
-def held(handler: logging.Handler) -> Iterator[None]:
-    """Under the handler's lock, which `logging` holds where it calls `emit`."""
-    handler.acquire()
-    try:
-        yield
-    finally:
-        handler.release()
-
-
-class LineSink(Protocol):
-    """Takes whole lines."""
-
-    def write_lines(self, text: str) -> None: ...
-
-
-class StreamLines(logging.StreamHandler[TextIO]):
-    """A stream handler that takes ready lines too."""
-
-    def write_lines(self, text: str) -> None:
-        with held(self):
-            self.stream.write(text)
-            self.stream.flush()
-
-
-class DailyFile(logging.Handler):
-    """Appends to a file that several processes share, and starts a new one at midnight, local
-    time.
-
-    Each line is one `write` to a file opened for appending, so lines of several workers never
-    mix. Whoever first sees a new day renames the old file under a lock; the others notice that
-    their file is not the named one any more. The lock's own time says on which day the file was
-    begun: the file's would be today's after the first line of a new day.
-    """
-
-    def __init__(self, path: Path, kept_days: int = KEPT_DAYS) -> None:
-        super().__init__()
-        self._path = path
-        self._kept = kept_days
-        self._descriptor = -1
-        self._next_look = 0.0
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self.write_lines(self.format(record) + "\n")
-        except OSError:
-            self.handleError(record)
-
-    def write_lines(self, text: str) -> None:
-        """Append whole lines in one write."""
-        with held(self):
-            now = time.time()
-            if now >= self._next_look:
-                self._look(now)
-            os.write(self._descriptor, text.encode("utf-8", "backslashreplace"))
-
-    def _look(self, now: float) -> None:
-        """Once a second: roll over on a new day, follow a rename by somebody else."""
-        self._next_look = now + 1.0
-        with self._locked() as lock:
-            begun, today = _day(os.fstat(lock).st_mtime), _day(time.time())
-            if begun < today:
-                os.utime(lock)
-                if self._path.exists():
-                    self._path.rename(self._free_name(begun))
-                    self._sweep()
-            if not self._is_current():
-                self._reopen()
-
-    def _free_name(self, day: str) -> Path:
-        """Where the file of `day` goes; never over another of that day, which a clock put back
-        can leave.
-        """
-        dated = self._path.with_name(f"{self._path.name}.{day}")
-        more = (dated.with_name(f"{dated.name}.{n}") for n in itertools.count(2))
-        return next(path for path in itertools.chain([dated], more) if not path.exists())
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
-        lock = os.open(
-            self._path.with_name(f".{self._path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600
-        )
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield lock
-        finally:
-            os.close(lock)
-
-    def _is_current(self) -> bool:
-        if self._descriptor < 0:
-            return False
-        try:
-            return os.path.samestat(os.fstat(self._descriptor), self._path.stat())
-        except FileNotFoundError:
-            return False
-
-    def _reopen(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o640)
-
-    def _sweep(self) -> None:
-        old = sorted(self._path.parent.glob(f"{self._path.name}.2*"))
-        for path in old[: -self._kept]:
-            path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        super().close()
-
-
-def _day(at: float) -> str:
-    return time.strftime("%Y-%m-%d", time.localtime(at))
-
 
 def setup(
     level: str, folder: Path | None, secrets: Iterable[str] = (), stream: TextIO = sys.stderr
 ) -> None:
-    """Send every logger to `stream`, and to `folder`/access.log if a folder is given."""
-    formatter = LineFormatter(Redactor(secrets))
-    handlers: list[StreamLines | DailyFile] = [StreamLines(stream)]
-    if folder is not None:
-        handlers.append(DailyFile(folder / "access.log"))
+    """Send every logger to `stream`, and to a file in `folder` if one is given."""
+    formatter, refused = LineFormatter(Redactor(secrets)), ""
+    try:
+        output = Output(stream, folder)
+    except OSError as exc:
+        output, refused = Output(stream), str(exc)
     access = logging.getLogger("access")
     access.propagate = False
-    _install(access, [Gathered(handlers)], formatter)
-    _install(logging.getLogger(), handlers, formatter)
+    _install(access, GatheredLines(output, formatter))
+    _install(logging.getLogger(), Lines(output, formatter))
     logging.getLogger().setLevel(level)
-    for noisy in ("urllib3", "requests", "PIL", "botocore", "boto3", "s3transfer", "apscheduler"):
+    for noisy in ("urllib3", "requests", "PIL", "botocore", "boto3", "s3transfer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of each long run
+    if refused:
+        log.warning("log file cannot be written, only this stream is: %s", refused)
 
 
 def hide_too(secrets: Iterable[str]) -> None:
     """From now on redact these as well; what was secret stays so."""
     for handler in logging.getLogger().handlers:
-        if isinstance(handler.formatter, LineFormatter):  # one for all, see `setup`
-            known = {*handler.formatter.redact.known, *secrets}
-            handler.formatter.redact = Redactor(known)
+        if isinstance(handler, Lines):  # with one formatter for all, see `setup`
+            handler.formatter.redact = Redactor({*handler.formatter.redact.known, *secrets})
 
 
-def _install(
-    logger: logging.Logger, handlers: Sequence[logging.Handler], formatter: logging.Formatter
-) -> None:
+def _install(logger: logging.Logger, handler: logging.Handler) -> None:
     for old in logger.handlers[:]:
         logger.removeHandler(old)
         old.flush()
-    for handler in handlers:
-        handler.setFormatter(formatter)
-        logger.addHandler(handler)
+    logger.addHandler(handler)

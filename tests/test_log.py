@@ -10,40 +10,42 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.log import (
     FLUSH_EVERY,
-    DailyFile,
-    Gathered,
+    GatheredLines,
     LineFormatter,
+    Lines,
+    Output,
     Redactor,
-    StreamLines,
     request_id,
 )
 from tests.gateway import ROOT, GatewayProcess, question, wait_for
 
 KNOWN = "hunter2-and-more"
-YESTERDAY = 24 * 3600.0
 PROCESSES = 4
 LINES = 2000
 
 WRITER = """
-import logging, sys, time
+import io, logging, os, sys, time
 from pathlib import Path
-from services.log import DailyFile, LineFormatter, Redactor
-handler = DailyFile(Path(sys.argv[1]))
-handler.setFormatter(LineFormatter(Redactor()))
+from services.log import LineFormatter, Lines, Output, Redactor
 log = logging.getLogger("writer")
-log.addHandler(handler)
+log.addHandler(Lines(Output(io.StringIO(), Path(sys.argv[1])), LineFormatter(Redactor())))
 log.setLevel("INFO")
 log.propagate = False
 print("ready", flush=True)
 sys.stdin.readline()
-for number in range(int(sys.argv[3])):
+total = int(sys.argv[3])
+for number in range(total):
+    if number in (total // 3, 2 * total // 3):
+        os.environ["TZ"] = "DAY0" if number == total // 3 else "DAY-24"  # a day later
+        time.tzset()
     log.info("worker=%s number=%d %s end", sys.argv[2], number, "x" * (number * 37 % 900))
     if not number % 4:
         time.sleep(0.008)
@@ -67,23 +69,26 @@ logging.getLogger("urllib3").info("chatter")
 """
 
 
+Day = Callable[[int], Path]
+
+
 @pytest.fixture
-def daily(tmp_path: Path) -> Iterator[DailyFile]:
-    handler = DailyFile(tmp_path / "access.log", kept_days=3)
-    handler.setFormatter(LineFormatter(Redactor()))
-    yield handler
-    handler.close()
+def day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Day]:
+    """Lets this process live a day before or after today; the path of that day's file."""
+
+    def change(days: int) -> Path:
+        monkeypatch.setenv("TZ", f"DAY{-24 * days}")  # POSIX counts hours west of Greenwich
+        time.tzset()
+        return tmp_path / time.strftime("access.log.%Y-%m-%d")
+
+    change(0)
+    yield change
+    monkeypatch.undo()
+    time.tzset()
 
 
-def age(path: Path, seconds: float = YESTERDAY) -> None:
-    """As if the file had been begun so long ago."""
-    then = time.time() - seconds
-    os.utime(path.with_name(f".{path.name}.lock"), (then, then))
-
-
-def dated(path: Path, seconds: float = YESTERDAY) -> Path:
-    day = time.strftime("%Y-%m-%d", time.localtime(time.time() - seconds))
-    return path.with_name(f"{path.name}.{day}")
+def output(folder: Path) -> Output:
+    return Output(io.StringIO(), folder, kept=3)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +150,14 @@ def test_no_sink_shows_a_secret_and_each_record_is_one_line(tmp_path: Path) -> N
 
 
 def test_four_processes_lose_mix_and_cut_no_line_while_days_change(tmp_path: Path) -> None:
-    path = tmp_path / "access.log"
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path), str(worker), str(LINES)],
+            [sys.executable, "-c", WRITER, str(tmp_path), str(worker), str(LINES)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=os.environ | {"TZ": "DAY24"},
         )
         for worker in range(PROCESSES)
     ]
@@ -163,11 +168,6 @@ def test_four_processes_lose_mix_and_cut_no_line_while_days_change(tmp_path: Pat
         assert worker.stdin
         worker.stdin.write("go\n")
         worker.stdin.flush()
-    older = dated(path, 2 * YESTERDAY)
-    for target, seconds in ((dated(path), YESTERDAY), (older, 2 * YESTERDAY)):
-        wait_for(lambda: path.exists() and path.stat().st_size > 50_000, 10, "lines")
-        age(path, seconds)
-        wait_for(target.exists, 10, "the change of the day")
     assert [worker.wait(30) for worker in workers] == [0] * PROCESSES
     for worker in workers:
         worker.communicate()
@@ -175,7 +175,9 @@ def test_four_processes_lose_mix_and_cut_no_line_while_days_change(tmp_path: Pat
         r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO writer - worker=(\d) number=(\d+) (x*) end"
     )
     seen = []
-    for file in (path, dated(path), older):
+    files = sorted(tmp_path.glob("access.log.*"))
+    assert len(files) == 3
+    for file in files:
         text = file.read_text()
         assert text.endswith("\n")
         for line in text.splitlines():
@@ -186,63 +188,70 @@ def test_four_processes_lose_mix_and_cut_no_line_while_days_change(tmp_path: Pat
     assert sorted(seen) == [(w, n) for w in range(PROCESSES) for n in range(LINES)]
 
 
-def test_day_changes_though_the_file_was_just_written_to(daily: DailyFile, tmp_path: Path) -> None:
-    path = tmp_path / "access.log"
-    daily.write_lines("old\n")
-    age(path)
-    daily.write_lines("of the same second\n")
-    daily._next_look = 0.0  # as if a second had passed
-    daily.write_lines("new\n")
-    assert path.read_text() == "new\n"
-    assert dated(path).read_text() == "old\nof the same second\n"
+def test_each_day_has_its_file_and_the_link_leads_to_the_last(day: Day, tmp_path: Path) -> None:
+    written = output(tmp_path)
+    for number in (-1, 0, 1):
+        day(number)
+        written.write(f"of day {number}\n")
+        written.write("more\n")
+        assert (tmp_path / "access.log").read_text() == f"of day {number}\nmore\n"
+    assert [day(n).read_text() for n in (-1, 0)] == ["of day -1\nmore\n", "of day 0\nmore\n"]
 
 
-def test_same_day_twice_overwrites_nothing(daily: DailyFile, tmp_path: Path) -> None:
-    path = tmp_path / "access.log"
-    for text in ("first\n", "second\n", "third\n"):
-        daily.write_lines(text)
-        age(path)
-        daily._next_look = 0.0
-    daily.write_lines("today\n")
-    kept = sorted(p.read_text() for p in tmp_path.glob("access.log*"))
-    assert kept == ["first\n", "second\n", "third\n", "today\n"]
+def test_clock_that_goes_back_loses_nothing(day: Day, tmp_path: Path) -> None:
+    written = output(tmp_path)
+    for number in (1, 0, 1):
+        day(number)
+        written.write(f"{number}\n")
+    assert [day(n).read_text() for n in (0, 1)] == ["0\n", "1\n1\n"]
 
 
-def test_clock_that_goes_back_changes_no_day(daily: DailyFile, tmp_path: Path) -> None:
-    path = tmp_path / "access.log"
-    daily.write_lines("one\n")
-    age(path, -YESTERDAY)
-    daily._next_look = 0.0
-    daily.write_lines("two\n")
-    assert path.read_text() == "one\ntwo\n"
+def test_file_taken_away_is_begun_anew(day: Day, tmp_path: Path) -> None:
+    written = output(tmp_path)
+    written.write("one\n")
+    day(0).rename(tmp_path / "moved")
+    written.write("two\n")
+    assert (tmp_path / "access.log").read_text() == "two\n"
+    assert (tmp_path / "moved").read_text() == "one\n"
 
 
-def test_file_taken_away_is_begun_anew(daily: DailyFile, tmp_path: Path) -> None:
-    path = tmp_path / "access.log"
-    daily.write_lines("one\n")
-    path.rename(tmp_path / "moved")
-    daily._next_look = 0.0
-    daily.write_lines("two\n")
-    assert (path.read_text(), (tmp_path / "moved").read_text()) == ("two\n", "one\n")
+def test_log_of_an_older_version_is_left_alone(day: Day, tmp_path: Path) -> None:
+    (tmp_path / "access.log").write_text("old\n")
+    output(tmp_path).write("new\n")
+    assert (tmp_path / "access.log").read_text() == "old\n"
+    assert day(0).read_text() == "new\n"
 
 
-def test_old_files_are_swept(daily: DailyFile, tmp_path: Path) -> None:
-    path = tmp_path / "access.log"
-    for days in range(2, 8):
-        dated(path, days * YESTERDAY).write_text("old\n")
+def test_old_files_are_swept(day: Day, tmp_path: Path) -> None:
+    for number in range(1, 7):
+        (tmp_path / f"access.log.2026-01-0{number}").write_text("old\n")
     (tmp_path / "other.log").write_text("not ours\n")
-    daily.write_lines("one\n")
-    age(path)
-    daily._next_look = 0.0
-    daily.write_lines("two\n")
-    left = {p.name for p in tmp_path.glob("access.log.*")}
-    assert left == {dated(path, days * YESTERDAY).name for days in (1, 2, 3)}
+    output(tmp_path).write("one\n")
+    left = {path.name for path in tmp_path.glob("access.log.*")}
+    assert left == {day(0).name, *(f"access.log.2026-01-0{number}" for number in (4, 5, 6))}
     assert (tmp_path / "other.log").exists()
 
 
-def test_odd_characters_are_written_and_break_nothing(daily: DailyFile, tmp_path: Path) -> None:
-    daily.write_lines("字 \ud800 \x00 end\n")
+def test_odd_characters_are_written_and_break_nothing(tmp_path: Path) -> None:
+    output(tmp_path).write("字 \ud800 \x00 end\n")
     assert (tmp_path / "access.log").read_bytes() == "字 \\ud800 \x00 end\n".encode()
+
+
+def test_folder_that_cannot_be_written_is_told_in_words_and_the_stream_serves(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "log").write_text("a file where a folder should be")
+    done = subprocess.run(
+        [sys.executable, "-c", SETUP, str(tmp_path / "log")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert "WARNING services.log - log file cannot be written" in done.stderr
+    assert "args … " in done.stderr
+    assert "path=/x …" in done.stderr
 
 
 def test_each_line_has_the_id_of_its_own_request() -> None:
@@ -287,73 +296,96 @@ def test_path_with_line_breaks_and_blanks_is_one_word(gateway: GatewayProcess) -
 
 
 class Sink:
-    """Remembers what it is given; may fail."""
+    """A stream that remembers what it is given; may fail."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.texts: list[str] = []
         self._failure = failure
 
-    def write_lines(self, text: str) -> None:
+    def write(self, text: str) -> None:
         self.texts.append(text)
         if self._failure:
             raise self._failure
 
+    def flush(self) -> None:
+        pass
+
+
+def gathered(stream: Any, folder: Path | None = None) -> GatheredLines:
+    return GatheredLines(Output(stream, folder), LineFormatter(Redactor()))
+
+
+def messages(text: str) -> list[str]:
+    """What the lines say, without time, level and name."""
+    return [line.rpartition(" ")[2] for line in text.splitlines()]
+
 
 def test_gathered_lines_go_out_by_themselves_in_few_writes() -> None:
     sink = Sink()
-    gathered = Gathered([sink])
+    lines = gathered(sink)
     for number in range(500):
-        gathered.add(f"line {number}")
+        lines.write("INFO", "access", f"line{number}")
     assert len(sink.texts) <= 1
     wait_for(lambda: "".join(sink.texts).count("\n") == 500, 20 * FLUSH_EVERY, "the flush")
     assert len(sink.texts) <= 3
-    assert "".join(sink.texts) == "".join(f"line {n}\n" for n in range(500))
+    assert messages("".join(sink.texts)) == [f"line{n}" for n in range(500)]
 
 
 def test_flush_writes_at_once_and_nothing_twice() -> None:
     sink = Sink()
-    gathered = Gathered([sink])
-    gathered.add("a")
-    gathered.flush()
-    gathered.flush()
-    assert sink.texts == ["a\n"]
+    lines = gathered(sink)
+    lines.write("INFO", "access", "a")
+    lines.flush()
+    lines.flush()
+    assert messages("".join(sink.texts)) == ["a"]
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "no space left"), ValueError("closed file")])
-def test_sink_that_fails_stops_neither_the_others_nor_what_follows(failure: Exception) -> None:
-    broken, sound = Sink(failure), Sink()
-    gathered = Gathered([broken, sound])
-    for text in ("a", "b"):
-        gathered.add(text)
-        wait_for(lambda: f"{text}\n" in sound.texts, 20 * FLUSH_EVERY, "the flush")  # noqa: B023
+def test_stream_that_fails_stops_neither_the_file_nor_what_follows(
+    failure: Exception, tmp_path: Path
+) -> None:
+    broken = Sink(failure)
+    lines = gathered(broken, tmp_path)
+    for count, text in enumerate(("a", "b"), 1):
+        lines.write("INFO", "access", text)
+        wait_for(
+            lambda: (tmp_path / "access.log").read_text().count("\n") == count,  # noqa: B023
+            20 * FLUSH_EVERY,
+            "the flush",
+        )
+    assert messages((tmp_path / "access.log").read_text()) == ["a", "b"]
     assert len(broken.texts) == 2
 
 
 def test_lines_added_by_many_threads_during_flushes_are_all_there() -> None:
     sink = Sink()
-    gathered = Gathered([sink])
+    lines = gathered(sink)
 
     def add(thread: int) -> None:
         for number in range(3000):
-            gathered.add(f"{thread}-{number}")
+            lines.write("INFO", "access", f"{thread}-{number}")
             if not number % 10:
-                gathered.flush()
+                lines.flush()
 
     threads = [threading.Thread(target=add, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    gathered.flush()
-    lines = "".join(sink.texts).splitlines()
-    assert sorted(lines) == sorted(f"{t}-{n}" for t in range(4) for n in range(3000))
+    lines.flush()
+    told = messages("".join(sink.texts))
+    assert sorted(told) == sorted(f"{t}-{n}" for t in range(4) for n in range(3000))
 
 
-def test_records_and_ready_lines_share_a_stream() -> None:
+def test_records_and_gathered_lines_share_a_stream() -> None:
     request_id.set("-")
     stream = io.StringIO()
-    handler = StreamLines(stream)
-    handler.setFormatter(LineFormatter(Redactor()))
-    handler.handle(logging.makeLogRecord({"msg": "record %s", "args": ("one",), "name": "n"}))
-    handler.write_lines("ready\n")
-    assert stream.getvalue().endswith(" n - record one\nready\n")
+    made, formatter = Output(stream), LineFormatter(Redactor())
+    record = logging.makeLogRecord({"msg": "record %s", "args": ("one",), "name": "n"})
+    Lines(made, formatter).handle(record)
+    ready = GatheredLines(made, formatter)
+    ready.write("INFO", "access", "ready")
+    ready.flush()
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith(" n - record one")
+    assert second.endswith(" INFO access - ready")

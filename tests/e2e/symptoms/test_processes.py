@@ -167,7 +167,21 @@ def test_gpts_that_were_asked_for_are_neither_listed_nor_kept_for_ever(
         assert all(0 < int(store.ttl(key)) <= 86400 for key in keys)
 
 
-def test_log_of_several_processes_loses_no_line_over_a_midnight(crew: GatewayProcess) -> None:
+def just_before_midnight(seconds: int) -> str:
+    """A time zone in which the day ends in so many seconds."""
+    hours, rest = divmod(int(time.time() + seconds) % 86400, 3600)
+    return f"ZONE{hours}:{rest // 60}:{rest % 60}"
+
+
+def test_log_of_several_processes_loses_no_line_over_a_midnight(
+    web: BackendApi, tmp_path: Path
+) -> None:
+    environ = {"TZ": just_before_midnight(20)}
+    with gateway(tmp_path, web, environ, process_workers=3) as crew:
+        look_over_midnight(crew)
+
+
+def look_over_midnight(crew: GatewayProcess) -> None:
     folder, numbers = crew.folder / "log", itertools.count()
 
     def look(number: int) -> None:
@@ -175,7 +189,7 @@ def test_log_of_several_processes_loses_no_line_over_a_midnight(crew: GatewayPro
         requests.get(f"{crew.url}/nowhere/{number}-midnight", headers=headers, timeout=10)
 
     def lines() -> list[str]:
-        texts = (path.read_text() for path in sorted(folder.glob("access.log*")))
+        texts = (path.read_text() for path in sorted(folder.glob("access.log.*")))
         return [line for text in texts for line in text.splitlines()]
 
     def seen() -> list[int]:
@@ -199,14 +213,16 @@ def test_log_of_several_processes_loses_no_line_over_a_midnight(crew: GatewayPro
         return all(f"/{number}-midnight" in text for number in wanted)
 
     each_worker_and_all()
-    then = time.time() - 86400
-    os.utime(folder / ".access.log.lock", (then, then))  # as if it had been begun yesterday
-    wait_for(lambda: all_in_the_new_file() and any(folder.glob("access.log.2*")), 15, "a new file")
+    assert len(list(folder.glob("access.log.2*"))) == 1
+    while len(list(folder.glob("access.log.2*"))) == 1:
+        look(next(numbers))
+        time.sleep(0.2)
+    assert all_in_the_new_file()
     sent = next(numbers)
     assert seen() == list(range(sent))
     form = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ \S+ \S+ .+")
     assert [line for line in lines() if not form.fullmatch(line)] == []
-    assert len(list(folder.glob("access.log.2*"))) == 1
+    assert len(list(folder.glob("access.log.2*"))) == 2
 
 
 def survives(folder: Path, web: BackendApi, kind: str) -> bool:
