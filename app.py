@@ -120,7 +120,7 @@ def make_gateway(
         upstreams,
         StoreCache(store),
         background,
-        credentials.gate,
+        credentials.call_limiter,
         credentials.gpts_token if settings.key_for_gpts_info else None,
     )
     fetcher = upstream_fetcher(settings)

@@ -20,6 +20,7 @@ from services.accounts.token_endpoint import TokenFailure, refresher_of
 from services.accounts.token_store import TokenStore
 from services.accounts.tokens import Renewal, TokenManager
 from services.accounts.vault import Vault
+from services.call_limiter import CallLimiter
 from services.config import Settings
 from services.core.errors import GatewayError, RateLimited, Unavailable
 from services.core.events import Conversation, Events
@@ -27,7 +28,6 @@ from services.core.models import Caller, CallLimit, Credential, Secret
 from services.core.requests import ChatRequest
 from services.jobs import Schedule
 from services.providers.base import Background, Provider, Route
-from services.rate_gate import StoreRateGate
 from services.store import Store, StoreAway
 from services.transport import Transport
 
@@ -64,7 +64,7 @@ class Credentials:
     ) -> None:
         self.pools = pools
         self.tokens = tokens
-        self.gate = StoreRateGate(store)
+        self.call_limiter = CallLimiter(store)
         self._store = store
         self._background = background
         self._gpts_key = gpts_key
@@ -145,7 +145,7 @@ class Credentials:
             lease = pool.lease(conversation, tried, admission)
             tried.append(lease.account.id)
             if lease.paid is not None:
-                self.gate.pay(lease.paid)
+                self.call_limiter.note_taken(lease.paid)
             yield PooledAttempt(pool, lease, tokens, self._background, caller.key_id)
         raise pool.exhausted()
 
@@ -167,9 +167,9 @@ class Credentials:
         limit: CallLimit | None = None
         with contextlib.suppress(TokenFailure):  # which is told when it is asked for again
             limit = provider.call_limit(attempt.credential())
-        further = [self.gate.call(limit, admission.refusal)] if limit is not None else []
+        further = [self.call_limiter.taking(limit, admission.refusal)] if limit is not None else []
         if ask_store(self._store, admission, further) == [0] and limit is not None:
-            self.gate.pay(limit)
+            self.call_limiter.note_taken(limit)
 
 
 class Attempt:

@@ -19,10 +19,10 @@ import msgspec
 from redis.client import Pipeline
 
 from services.accounts.vault import hashed
+from services.call_limiter import calls_key
 from services.config.account_setting import AccountSetting
 from services.core.errors import GatewayError, RateLimited, Unavailable
 from services.core.models import CallLimit, Secret
-from services.rate_gate import calls_key
 from services.store import ScriptCall, Store, StoreAway, StoreScript
 
 log = logging.getLogger(__name__)

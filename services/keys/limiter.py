@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
+from services.call_limiter import ClockWindow
 from services.core.errors import KeyLimitReached
 from services.keys.records import KeyRecord, Limits
-from services.rate_gate import ClockWindow
 from services.store import ScriptCall, Store, StoreScript
 
 LEASE_SECONDS = 60.0

@@ -41,7 +41,7 @@ class Background(Protocol):
     def submit(self, name: str, task: Callable[[], None]) -> None: ...
 
 
-class RateGate(Protocol):
+class CallLimiter(Protocol):
     """A limit that holds across workers and machines."""
 
     def take(self, limit: CallLimit) -> float | None:
@@ -56,7 +56,7 @@ class ProviderContext(msgspec.Struct, frozen=True):
     transport: Transport
     cache: Cache
     background: Background
-    gate: RateGate
+    call_limiter: CallLimiter
     gpts_token: Callable[[], Secret | None] | None = None
     """The operator's access token for looking up GPTs, renewed where it has to be."""
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from emulators.backend_api import BackendApi as Upstream
+from services.call_limiter import CallLimiter
 from services.config import Settings
 from services.core.errors import ProtocolError, RateLimited, UpstreamRefused
 from services.core.requests import ChatRequest, Message
 from services.jobs import BackgroundQueue
 from services.providers.backend_api import BackendApiSettings, build
 from services.providers.base import Provider, ProviderContext
-from services.rate_gate import StoreRateGate
 from services.store import Store, StoreCache
 from services.transport import Transport
 
@@ -54,7 +54,7 @@ class TestBackendApi(ProviderContract):
         settings = Settings(upstream_base_url=url, providers={"backend_api": own})
         made = build(
             ProviderContext(
-                settings, wires, StoreCache(store), BackgroundQueue(), StoreRateGate(store)
+                settings, wires, StoreCache(store), BackgroundQueue(), CallLimiter(store)
             )
         )
         assert made is not None

@@ -122,7 +122,7 @@ class Calls:
             )
             patience = max(patience, LONGEST_WAIT)
         deadline = time.monotonic() + patience
-        while (wait := self._context.gate.take(limit)) is not None:
+        while (wait := self._context.call_limiter.take(limit)) is not None:
             if wait > deadline - time.monotonic():
                 raise RateLimited(
                     f"more than {limit.per_minute} calls a minute for this upstream account",

@@ -15,6 +15,7 @@ import msgspec
 
 from emulators.backend_api import BackendApi as Upstream
 from services import transport
+from services.call_limiter import CallLimiter
 from services.config import Settings
 from services.core.errors import GatewayError
 from services.core.events import (
@@ -34,7 +35,6 @@ from services.pipeline.profiles import Profile
 from services.pipeline.render import render
 from services.providers.backend_api import BackendApi, BackendApiSettings, build
 from services.providers.base import ProviderContext
-from services.rate_gate import StoreRateGate
 from services.store import Store, StoreCache
 
 PATIENCE = 10.0
@@ -67,7 +67,7 @@ class Stage:
         self.upstream = upstream
         self.cache = StoreCache(store)
         self.background = BackgroundQueue(workers=1)
-        self._gate = StoreRateGate(store)
+        self._call_limiter = CallLimiter(store)
         self._wires = wires
 
     def provider(
@@ -82,7 +82,7 @@ class Stage:
         top.setdefault("upstream_base_url", self.upstream.url)
         settings = Settings(providers={"backend_api": own}, **top)
         context = ProviderContext(
-            settings, wires or self._wires, self.cache, self.background, self._gate
+            settings, wires or self._wires, self.cache, self.background, self._call_limiter
         )
         built = build(context, **(options or {}))
         assert built is not None

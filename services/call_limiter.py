@@ -15,14 +15,14 @@ from services.core.models import CallLimit
 from services.store import ScriptCall, Store, StoreAway, StoreScript
 
 SHORTEST_WAIT = 0.05
-PAID_SECONDS = 5.0
+TAKEN_SECONDS = 5.0
 """How long a place that was taken ahead of its call is kept for it."""
 
 _NOBODY = CallLimit("-", "-", 1)
 _PLACE = StoreScript.beside(__file__, "place.lua")
 
 
-class StoreRateGate:
+class CallLimiter:
     """Counts in the store. While that is away, each process counts for itself and each call
     double, in minutes of the clock.
     """
@@ -32,29 +32,29 @@ class StoreRateGate:
         self._clock = clock
         self._lock = threading.Lock()
         self._minute = ClockWindow(60)
-        self._paid: dict[CallLimit, list[float]] = {}
+        self._taken: dict[CallLimit, list[float]] = {}
 
     def take(self, limit: CallLimit) -> float | None:
         """Take a place; else the seconds until there may be one."""
-        if self._use_paid(limit):
+        if self._use_taken(limit):
             return None
         try:
-            [wait] = self._store.run_scripts([self.call(limit)])
+            [wait] = self._store.run_scripts([self.taking(limit)])
         except StoreAway:
             return self._take_without_store(limit)
         return max(SHORTEST_WAIT, wait / 1000) if wait else None
 
-    def call(self, limit: CallLimit, refusal: str = "") -> ScriptCall:
+    def taking(self, limit: CallLimit, refusal: str = "") -> ScriptCall:
         """The script that takes a place, unless the key `refusal` is there; answers 0, or the
         milliseconds until there is one.
         """
         names = [calls_key(self._store, limit), refusal or calls_key(self._store, _NOBODY)]
         return ScriptCall(_PLACE, names, [limit.per_minute])
 
-    def pay(self, limit: CallLimit) -> None:
+    def note_taken(self, limit: CallLimit) -> None:
         """A place has been taken for a call that comes now."""
         with self._lock:
-            self._paid.setdefault(limit, []).append(time.monotonic())
+            self._taken.setdefault(limit, []).append(time.monotonic())
 
     def _take_without_store(self, limit: CallLimit) -> float | None:
         now = self._clock()
@@ -64,13 +64,13 @@ class StoreRateGate:
             self._minute.counts(now)[limit] += 2
         return None
 
-    def _use_paid(self, limit: CallLimit) -> bool:
-        oldest = time.monotonic() - PAID_SECONDS
+    def _use_taken(self, limit: CallLimit) -> bool:
+        oldest = time.monotonic() - TAKEN_SECONDS
         with self._lock:
-            paid = [at for at in self._paid.pop(limit, ()) if at > oldest]
-            if len(paid) > 1:
-                self._paid[limit] = paid[1:]
-        return bool(paid)
+            taken = [at for at in self._taken.pop(limit, ()) if at > oldest]
+            if len(taken) > 1:
+                self._taken[limit] = taken[1:]
+        return bool(taken)
 
 
 def calls_key(store: Store, limit: CallLimit) -> str:
