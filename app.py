@@ -95,7 +95,9 @@ def create_app(settings: Settings, lasting: Lasting | None = None) -> Flask:
     app.register_blueprint(admin.blueprint(settings, views))
     routes = frozenset(str(rule) for rule in app.url_map.iter_rules())
     lenient = LenientPaths(app.wsgi_app, prefix, routes)
-    edge = Edge(lenient, settings.server.cors_origins, metrics.answered)
+    edge = Edge(
+        lenient, settings.server.cors_origins, settings.server.answer_headers, metrics.answered
+    )
     app.wsgi_app = edge  # type: ignore[method-assign]
     serving = Serving(settings, routes, gateway, credentials, schedule, upstreams)
     app.extensions[SERVING] = serving

@@ -28,7 +28,7 @@ from services.core.events import Events, WireEvents
 from services.core.models import Caller, ModelCard
 from services.core.requests import ChatRequest
 from services.files import Adopter, OwnFiles, fill_in_own_files
-from services.keys import Admission
+from services.keys import Admission, Served
 from services.metrics import kind_of
 from services.pipeline.fallback import Source, first_to_answer
 from services.pipeline.files import FAILED as NOT_FETCHED
@@ -154,9 +154,9 @@ class Gateway:
         target = self._registry.resolve(request.model)
         others = () if setting.caller.credential else self._fallbacks.others(request.model)
         if not others:
-            return self._from(target, request, setting, not_fetched)
+            return self._from(target, request, setting, not_fetched, settled=True)
         sources = [
-            Source(name, partial(self._from, other, request, setting, not_fetched))
+            Source(name, partial(self._from, other, request, setting, not_fetched, asked=target))
             for name, other in ((request.model, target), *self._served(others))
             if not pictures or other.route.draws is not False
         ]
@@ -171,16 +171,27 @@ class Gateway:
                 log.warning("fallback unknown model=%s", name)
 
     def _from(
-        self, target: Target, request: ChatRequest, setting: Setting, not_fetched: str | None
+        self,
+        target: Target,
+        request: ChatRequest,
+        setting: Setting,
+        not_fetched: str | None,
+        *,
+        asked: Target | None = None,
+        settled: bool = False,
     ) -> Events:
-        """The answer of one provider, its files made ours."""
-        own = setting.admission.choose(target.provider.name)
+        """The answer of one provider, its files made ours. `asked` is the one that it may stand in
+        for; `settled`: there is no other.
+        """
+        stands_in = asked is not None and target is not asked
+        served = Served(target.provider.name, target.model, stands_in)
+        own = setting.admission.choose(served, settled=settled)
         theirs = own is not None or (
             target.route.credential is None and setting.caller.credential is not None
         )
         if own is not None:
             route = msgspec.structs.replace(target.route, credential=own)
-            target = Target(target.provider, route)
+            target = msgspec.structs.replace(target, route=route)
         if target.provider.takes_uploads:
             request = fill_in_own_files(
                 request, self._own_files, setting.caller, setting.public_base

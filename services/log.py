@@ -21,6 +21,10 @@ from typing import TextIO
 
 log = logging.getLogger(__name__)
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
+TURN = "causeway.turn"
+"""Under which a request's environ has its `Admission`."""
+CLIENT_REQUEST_ID = "causeway.client_request_id"
+"""Under which it has the caller's own name for the request, if there is one."""
 
 FILE_NAME = "access.log"
 KEPT_DAYS = 30
@@ -214,6 +218,14 @@ def hide_too(secrets: Iterable[str]) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, Lines):  # with one formatter for all, see `setup`
             handler.formatter.redact = Redactor({*handler.formatter.redact.known, *secrets})
+
+
+def holds_secret(text: str) -> bool:
+    """Whether something in `text` would be left out of a log line."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Lines):
+            return handler.formatter.redact(text) != text
+    return False
 
 
 def _install(logger: logging.Logger, handler: logging.Handler) -> None:

@@ -7,12 +7,15 @@ from __future__ import annotations
 import logging
 import re
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from gunicorn.glogging import Logger
 
-from services.log import GatheredLines
+from services.log import CLIENT_REQUEST_ID, TURN, GatheredLines
+
+if TYPE_CHECKING:
+    from services.keys import Admission
 
 access = logging.getLogger("access")
 
@@ -39,8 +42,10 @@ class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
         line = (
             f"client={get('REMOTE_ADDR', '-')} method={get('REQUEST_METHOD', '-')} "
             f"path={_shown(get('PATH_INFO', '-'))} status={status} bytes={resp.sent} "
-            f"seconds={request_time.total_seconds():.3f} {get('causeway.turn', '')}"
+            f"seconds={request_time.total_seconds():.3f}{_of_turn(get(TURN))}"
         )
+        if CLIENT_REQUEST_ID in environ:
+            line += f" client_request={environ[CLIENT_REQUEST_ID]}"
         for handler in access.handlers:
             if isinstance(handler, GatheredLines):
                 handler.write("INFO", access.name, line)
@@ -50,6 +55,27 @@ class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
 
     def close_on_exec(self) -> None:
         """Our descriptors are not inherited anyway."""
+
+
+def _of_turn(turn: Admission | None) -> str:
+    """Key, models, provider and tokens, as far as they are known; nothing for other requests."""
+    if turn is None:
+        return ""
+    said = f" key_name={_word(turn.record.name)}" if turn.record is not None else ""
+    if turn.model:
+        said += f" model={_word(turn.model)}"
+    if turn.served is not None:
+        if turn.served.stands_in:
+            said += f" served={_word(turn.served.model)}"
+        said += f" provider={turn.served.provider}"
+    if turn.usage is not None:
+        said += f" prompt={turn.usage.prompt_tokens} completion={turn.usage.completion_tokens}"
+    return said
+
+
+def _word(name: str) -> str:
+    """Without blanks, so that it is one word."""
+    return name if " " not in name and name.isprintable() else "-".join(name.split())
 
 
 def _shown(path: str) -> str:

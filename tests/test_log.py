@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from emulators.openai_compat import OpenAICompat
 from services.log import (
     FLUSH_EVERY,
     GatheredLines,
@@ -25,7 +27,7 @@ from services.log import (
     Redactor,
     request_id,
 )
-from tests.gateway import ROOT, GatewayProcess, question, wait_for
+from tests.gateway import KEY, ROOT, GatewayProcess, custom, question, wait_for
 
 KNOWN = "hunter2-and-more"
 PROCESSES = 4
@@ -279,6 +281,47 @@ def test_answers_request_id_is_in_its_log_lines(gateway: GatewayProcess) -> None
     lines = wait_for(lambda: lines_with(gateway, identity, 2), 5)
     assert "upstream failed provider=custom upstream=up" in lines[0]
     assert "path=/v1/chat/completions status=502" in lines[1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_access_line_names_key_model_provider_and_tokens(
+    tmp_path: Path, upstream: OpenAICompat, stream: bool
+) -> None:
+    settings = custom(upstream.base_url, models=["emu-small"])
+    settings["auth"] = {"keys": [{"key": KEY, "name": "the bot's"}]}
+    settings["models"] = {"fallbacks": {"up/gone#500": ["emu-small"]}}
+    asking_for_usage = {"stream_options": {"include_usage": True}} if stream else {}
+    with GatewayProcess(tmp_path, settings) as process:
+        answer = process.post(
+            question("hi", "up/gone#500", stream=stream, **asking_for_usage),
+            headers={"X-Request-Id": "id-of-the-caller"},
+        )
+        said = answer.text.removesuffix("data: [DONE]\n\n").strip().splitlines()[-1]
+        used = json.loads(said.removeprefix("data: "))["usage"]
+        line = wait_for(lambda: lines_with(process, "path=/v1/chat/completions", 1), 5)[0]
+        assert f" {answer.headers['x-request-id']} " in line
+        fields = dict(word.split("=", 1) for word in line.split(" ")[6:])
+        told = {name: fields[name] for name in ("key_name", "model", "served", "provider")}
+        assert told == {
+            "key_name": "the-bot's",
+            "model": "up/gone#500",
+            "served": "emu-small",
+            "provider": "custom",
+        }
+        assert int(fields["prompt"]) == used["prompt_tokens"] > 0
+        assert int(fields["completion"]) == used["completion_tokens"] > 0
+        assert fields["client_request"] == "id-of-the-caller"
+
+
+def test_access_line_of_a_refused_request_says_what_is_known(gateway: GatewayProcess) -> None:
+    body = question("hi", "no such sk-abcdefgh12345678 model")
+    unknown = gateway.post(body).headers["x-request-id"]
+    stranger = gateway.post(question("hi"), headers={"Authorization": "Bearer sk-x"})
+    [line] = wait_for(lambda: lines_with(gateway, unknown, 1), 5)
+    assert line.endswith(" model=no-such-…")
+    [line] = wait_for(lambda: lines_with(gateway, stranger.headers["x-request-id"], 1), 5)
+    assert "status=401" in line
+    assert "model=" not in line
 
 
 def lines_with(gateway: GatewayProcess, word: str, count: int) -> list[str]:

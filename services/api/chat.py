@@ -20,6 +20,7 @@ from services.core.requests import ChatRequest
 from services.files import public_base
 from services.gateway import Gateway, Setting
 from services.keys import Admission
+from services.log import TURN
 from services.pipeline.prime import prime
 from services.pipeline.profiles import HEADER, profile_for, profile_from
 from services.wire.chat_request import RequestLimits, decode_chat_request
@@ -41,15 +42,14 @@ def blueprint(settings: Settings, gateway: Gateway, auth: Authenticator) -> Blue
     def create() -> Response:
         asked = request._get_current_object()  # type: ignore[attr-defined]  # once, not per use
         caller, admission = auth.admit(asked.headers)
+        asked.environ[TURN] = admission
         with admission:
             chat = decode_chat_request(read_body(asked, server.slow_body_timeout), limits)
             admission.permit(chat.model)
             profile = profile_for(asked.headers.get(HEADER) or admission.profile, default_profile)
             base = partial(public_base, settings, asked.environ)
             events = gateway.answer(chat, Setting(caller, profile, base, admission))
-            response = _respond(admission.watch(events, chat), chat, admission, asked.environ)
-        response.headers.update(admission.headers)
-        return response
+            return _respond(admission.watch(events, chat), chat, admission, asked.environ)
 
     def _respond(
         events: WireEvents, chat: ChatRequest, admission: Admission, environ: dict[str, Any]

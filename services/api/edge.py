@@ -1,4 +1,5 @@
-"""What every answer gets, whoever made it: a request id, and the headers of CORS.
+"""What every answer gets, whoever made it: a request id, the headers of CORS, and of an answer
+to a counted request the standing of its key and who served it.
 
 A WSGI layer rather than Flask hooks and flask-cors: those took 60 µs of CPU a request, this
 takes 5.
@@ -11,38 +12,49 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import quote
 
-from services.log import request_id
+from services.keys import Admission, Served
+from services.log import CLIENT_REQUEST_ID, TURN, holds_secret, request_id
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS, HEAD"
 ALLOWED_HEADERS = (
     "Authorization, Content-Type, X-Api-Key, Api-Key, X-Requested-With, X-Request-Id, "
-    "X-Upstream-Authorization, X-Output-Profile, Anthropic-Version, Anthropic-Beta, X-Goog-Api-Key"
+    "X-Client-Request-Id, X-Upstream-Authorization, X-Output-Profile, Anthropic-Version, "
+    "Anthropic-Beta, X-Goog-Api-Key"
 )
 EXPOSED_HEADERS = (
     "x-request-id, retry-after, openai-processing-ms, x-ratelimit-limit-requests, "
     "x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
-    "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, x-model-fallback"
+    "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, x-client-request-id, "
+    "x-causeway-model, x-causeway-provider, x-causeway-fallback"
 )
 PREFLIGHT_SECONDS = "86400"
+_CLIENT_ID = re.compile(r"[!-~]{1,512}")
+"""As long as OpenAI takes it."""
+_GRAPHIC = re.compile(r"[!-~]+")
+_UNQUOTED = "!#$&'()*+,/:;=?@[]~|^`{}<>\""
 _HEADER_NAMES = re.compile(r"[\w\s,-]{1,1000}", re.ASCII)
 
 
 class Edge:
     """WSGI middleware. `origins` are the allowed ones; `*` allows any, without credentials.
 
-    `note` is told the path, in its one spelling, and the status of each answer.
+    `says_who`: answers name the provider and the model that served them. `note` is told the path,
+    in its one spelling, and the status of each answer.
     """
 
     def __init__(
         self,
         app: WSGIApp,
         origins: tuple[str, ...],
+        says_who: bool = True,
         note: Callable[[str, str], None] = lambda path, status: None,
     ) -> None:
         self._app = app
+        self._says_who = says_who
         self._note = note
         self._origins = frozenset(origins)
         self._any = "*" in self._origins
@@ -55,11 +67,20 @@ class Edge:
         identity = f"req_{random.getrandbits(96):024x}"  # noqa: S311
         environ["causeway.request_id"] = identity
         request_id.set(identity)
-        cross = self._cross_origin(environ)
+        more = self._cross_origin(environ)
+        theirs = environ.get("HTTP_X_CLIENT_REQUEST_ID") or environ.get("HTTP_X_REQUEST_ID")
+        if theirs and _CLIENT_ID.fullmatch(theirs) and not holds_secret(theirs):
+            environ[CLIENT_REQUEST_ID] = theirs
+            more.append(("x-client-request-id", theirs))
 
         def begin(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             self._note(environ["PATH_INFO"], status)
-            headers += cross
+            headers += more
+            turn: Admission | None = environ.get(TURN)
+            if turn is not None and status[0] == "2":
+                headers += turn.headers.items()
+                if self._says_who and turn.settled and turn.served is not None:
+                    headers += _who_served(turn.served, turn.model)
             headers.append(("x-request-id", identity))
             headers.append(("openai-version", "2020-10-01"))
             spent = round((time.monotonic() - started) * 1000)
@@ -81,6 +102,21 @@ class Edge:
         if "HTTP_ORIGIN" in environ:
             allowed.append(("Access-Control-Expose-Headers", EXPOSED_HEADERS))
         return allowed
+
+
+def _who_served(served: Served, asked: str) -> list[tuple[str, str]]:
+    """Names of ours only: no account, credential or address of an upstream."""
+    told = [
+        ("x-causeway-model", _told(served.model)),
+        ("x-causeway-provider", served.provider),
+    ]
+    if served.stands_in:
+        told.append(("x-causeway-fallback", _told(asked)))
+    return told
+
+
+def _told(name: str) -> str:
+    return name if _GRAPHIC.fullmatch(name) else quote(name, _UNQUOTED)
 
 
 def _preflight(environ: dict[str, Any]) -> list[tuple[str, str]]:

@@ -36,6 +36,7 @@ from services.core.events import Events, Extra, Finish, Image, Text
 from services.core.requests import ChatRequest
 from services.files import public_base
 from services.gateway import Setting
+from services.log import TURN
 from services.pipeline import profiles
 from services.pipeline.guard import end_truthfully
 from services.pipeline.plain_text import PlainText
@@ -124,6 +125,7 @@ def blueprint(
     def create() -> Response:
         started = time.monotonic()
         caller, admission = auth.admit(request.headers)
+        request.environ[TURN] = admission
         with admission:
             profile = profiles.profile_for(
                 request.headers.get(profiles.HEADER) or admission.profile, default
@@ -137,7 +139,7 @@ def blueprint(
             order = _Order(image, chat, setting, started + seconds)
             drawing = admission.during(_draw(order, source, shelf))
             answer = _complete(drawing, Client(request.environ))
-        return Response(answer, headers=admission.headers, mimetype="application/json")
+        return Response(answer, mimetype="application/json")
 
     for path in PATHS:
         bp.add_url_rule(path, endpoint=path.replace("/", "_"), view_func=create, methods=["POST"])

@@ -101,6 +101,7 @@ class Server(Group, frozen=True, kw_only=True):
     graceful_timeout: Seconds = 30.0
     slow_body_timeout: Seconds = 30.0
     stream_usage: Literal["asked", "always"] = "asked"
+    answer_headers: bool = True
     cors_origins: tuple[Name, ...] = ("*",)
     trusted_proxies: tuple[Network, ...] = ()
     proxies: ProxyUrl = ""

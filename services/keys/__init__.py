@@ -1,6 +1,6 @@
 """Gateway keys: who holds one, what it may do, how much it may do, and what it has done."""
 
-from services.keys.admission import Admission
+from services.keys.admission import Admission, Served
 from services.keys.book import KeyBook
 from services.keys.gatekeeper import Gatekeeper
 from services.keys.ledger import Ledger, Turn
@@ -16,6 +16,7 @@ __all__ = [
     "Ledger",
     "Limits",
     "NewKey",
+    "Served",
     "Turn",
     "UsageBook",
     "UsageQuery",

@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import msgspec
+
 from services.core.errors import GatewayError, PermissionDenied
 from services.core.events import Events, Image, Reasoning, Text, Usage, WireEvents
 from services.core.models import Credential
@@ -24,17 +26,27 @@ _CLIENT_GONE = 499
 _BYTES_PER_TOKEN = 4
 
 
+class Served(msgspec.Struct, frozen=True, gc=False):
+    """Who answers a request: a provider, with a model that may stand in for the one asked for."""
+
+    provider: str
+    model: str
+    stands_in: bool = False
+
+
 class Admission:
     """Holds the request's place under the limits of its key until `done`, which comes by itself:
     at the end of the events it watches, and at the end of a `with` whose answer nobody watches.
 
-    `record` is None for a caller who holds none of our keys. `headers` are for the answer. It is an
+    `record` is None for a caller who holds none of our keys. `headers` are for the answer. `served`
+    is who was asked last, and `settled` that nobody else will answer. It is an
     `Entry`: one whose key is not `counted` yet asks the store on the way upstream.
     """
 
     __slots__ = (
-        "_gatekeeper", "_images", "_model", "_over", "_provider", "_started", "_usage", "_watched",
-        "alone", "counted", "digest", "headers", "lease", "record",
+        "_gatekeeper", "_images", "_over", "_started", "_watched",
+        "alone", "counted", "digest", "headers", "lease", "model", "record", "served", "settled",
+        "usage",
     )  # fmt: skip
 
     def __init__(
@@ -54,10 +66,11 @@ class Admission:
         self.headers: Mapping[str, str] = {}
         self._gatekeeper = gatekeeper
         self._started = time.monotonic()
-        self._model = ""
-        self._provider = ""
+        self.model = ""
+        self.served: Served | None = None
+        self.settled = False
         self._images = 0
-        self._usage: Usage | None = None
+        self.usage: Usage | None = None
         self._watched = False
         self._over = False
 
@@ -81,7 +94,7 @@ class Admission:
             raise PermissionDenied(
                 "this key may not use this model", param="model", code="model_not_allowed"
             )
-        self._model = model
+        self.model = model
 
     @property
     def refusal(self) -> str:
@@ -107,24 +120,25 @@ class Admission:
         """A request that is refused is none: it counts under no limit and in no usage."""
         try:
             judge()
-            self.permit(self._model)
+            self.permit(self.model)
         except GatewayError:
-            self._model = ""
+            self.model = ""
             raise
 
-    def choose(self, provider: str) -> Credential | None:
-        """Note who serves the request; the key's own credential for that provider, if any.
+    def choose(self, served: Served, *, settled: bool = False) -> Credential | None:
+        """Note who is asked now; the key's own credential for that provider, if any.
 
         Raises `Unavailable` if it cannot be decrypted.
         """
-        self._provider = provider
+        self.served, self.settled = served, settled
+        provider = served.provider
         if self.record is None or provider not in self.record.provider_keys:
             return None
         return self._gatekeeper.credential(self.record, provider)
 
     def note(self, usage: Usage | None = None, images: int = 0) -> None:
         """What an answer that is not watched has used."""
-        self._usage = usage
+        self.usage = usage
         self._images = images
 
     def watch(self, events: WireEvents, chat: ChatRequest) -> WireEvents:
@@ -144,9 +158,10 @@ class Admission:
                         pieces += 1
                         said += len(event.text)  # type: ignore[union-attr]  # `kind` says so
                     elif kind is Usage:
-                        self._usage = event  # type: ignore[assignment]  # the same
+                        self.usage = event  # type: ignore[assignment]  # the same
                 if first is None and batch:
                     first = time.monotonic() - self._started
+                    self.settled = True
                 yield batch
             outcome = "ok"
         except GeneratorExit:
@@ -157,8 +172,8 @@ class Admission:
             self._finish(outcome, first, chat, max(pieces, said // _BYTES_PER_TOKEN))
 
     def _finish(self, outcome: Outcome, first: float | None, chat: ChatRequest, said: int) -> None:
-        if self._usage is None and (said or outcome == "cancelled"):
-            self._usage = _estimate(chat, said)
+        if self.usage is None and (said or outcome == "cancelled"):
+            self.usage = _estimate(chat, said)
         self.done(outcome, first)
 
     def during(self, work: Generator[None, None, R]) -> Generator[None, None, R]:
@@ -191,22 +206,22 @@ class Admission:
                 yield batch
         finally:
             _close(events)
-            self._usage = _sum(self._usage, usage)
+            self.usage = _sum(self.usage, usage)
 
     def done(self, outcome: Outcome, first_token: float | None = None) -> None:
         """Give the place back and account for the request. Only the first call counts."""
         if self._over:
             return
-        self._over = True
-        used = self._usage or Usage(0, 0, 0)
+        self._over = self.settled = True
+        used = self.usage or Usage(0, 0, 0)
         self._gatekeeper.settle(self, used.prompt_tokens + used.completion_tokens)
-        if not self._model:  # it never came to a question
+        if not self.model:  # it never came to a question
             return
         self._gatekeeper.account(
             Turn(
                 key=self.record.id if self.record else NOBODY,
-                model=self._model,
-                provider=self._provider,
+                model=self.model,
+                provider=self.served.provider if self.served else "",
                 outcome=outcome,
                 prompt_tokens=used.prompt_tokens,
                 completion_tokens=used.completion_tokens,

@@ -39,10 +39,11 @@ def provider_types() -> dict[str, Any]:
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Who answers for a model."""
+    """Who answers for a model, and its name without aliases."""
 
     provider: Provider
     route: Route
+    model: str
 
 
 class Registry:
@@ -108,7 +109,7 @@ class Registry:
             for card in self._listed(provider):
                 route = provider.route(card.id)
                 if route is not None and route.draws and card.id not in self._aliases:
-                    yield card, Target(provider, route)
+                    yield card, Target(provider, route, card.id)
 
     def resolve(self, model: str) -> Target:
         """Who serves `model`: an alias first, then a provider that knows the name, then one that
@@ -120,11 +121,11 @@ class Registry:
         for provider in self._providers:
             route = provider.route(name)
             if route is not None:
-                return Target(provider, route)
+                return Target(provider, route, name)
         for provider in self._providers:
             route = provider.catch_all(name)
             if route is not None:
-                return Target(provider, route)
+                return Target(provider, route, name)
         if name.startswith(_PICTURE_PREFIXES):
             for _, target in self._drawing():
                 return target

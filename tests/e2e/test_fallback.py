@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -10,7 +11,7 @@ import pytest
 
 from emulators.openai_compat import OpenAICompat
 from tests.canaries import UPSTREAM_KEY
-from tests.gateway import KEY, GatewayProcess, free_port, question
+from tests.gateway import KEY, GatewayProcess, custom, free_port, question
 
 GONE = free_port()
 
@@ -35,7 +36,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
             "models": {
                 "fallbacks": fallbacks,
                 "fallback_after": 1.0,
-                "aliases": {"lonely": "gone/c"},
+                "aliases": {"lonely": "gone/c", "nice": "second/emu-small"},
             },
         }
         with GatewayProcess(tmp_path_factory.mktemp("fallback"), settings) as running:
@@ -114,3 +115,61 @@ def test_callers_own_credential_goes_nowhere_else(process: GatewayProcess) -> No
     headers = {"X-Upstream-Authorization": "Bearer sk-of-the-callers-own-canary7f3e"}
     answer = process.post(question("hi", "gone/x"), headers=headers)
     assert answer.status_code == 502
+
+
+def who_served(answer: Any) -> dict[str, str]:
+    """What the answer's headers say of that."""
+    begin = "x-causeway-"
+    names = {name.lower(): value for name, value in answer.headers.items()}
+    return {n.removeprefix(begin): value for n, value in names.items() if n.startswith(begin)}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answer_says_which_model_served_it_and_for_whom_it_stood_in(
+    process: GatewayProcess, stream: bool
+) -> None:
+    asked_for = process.post(question("hi", "second/emu-small", stream=stream))
+    assert who_served(asked_for) == {"model": "second/emu-small", "provider": "custom"}
+    by_another_name = process.post(question("hi", "nice", stream=stream))
+    assert who_served(by_another_name) == who_served(asked_for)
+    stood_in = process.post(question("hi", "first/emu#500", stream=stream))
+    assert who_served(stood_in) == {**who_served(asked_for), "fallback": "first/emu#500"}
+    failed = process.post(question("hi", "gone/a", stream=stream))
+    assert who_served(failed) == {}
+
+
+def test_picture_says_which_model_served_it(process: GatewayProcess) -> None:
+    body = {"model": "first/emu#500", "prompt": "#echo ![a](http://pictures.example/a.png)"}
+    answer = process.post(body, "/v1/images/generations")
+    assert answer.status_code == 200, answer.text
+    told = {"model": "second/emu-small", "provider": "custom", "fallback": "first/emu#500"}
+    assert who_served(answer) == told
+
+
+def test_name_that_no_header_can_hold_is_told_in_percent_signs(process: GatewayProcess) -> None:
+    answer = process.post(question("hi", "second/绘 画"))
+    assert who_served(answer)["model"] == "second/%E7%BB%98%20%E7%94%BB"
+
+
+def test_stream_that_begins_late_says_who_serves_it_only_if_nobody_else_may(
+    upstream: OpenAICompat, tmp_path: Path
+) -> None:
+    settings = custom(upstream.base_url) | {
+        "server": {"commit_window": 1, "keepalive_interval": 1},
+        "models": {"fallbacks": {"up/one#slow-headers:4": ["up/other"]}},
+    }
+    with GatewayProcess(tmp_path, settings) as late:
+        with_another = late.post(question("hi", "up/one#slow-headers:4", stream=True))
+        alone = late.post(question("hi", "up/two#slow-headers:4", stream=True))
+        assert (with_another.status_code, alone.status_code) == (200, 200)
+        assert who_served(with_another) == {}
+        assert who_served(alone) == {"model": "up/two#slow-headers:4", "provider": "custom"}
+
+
+def test_operator_can_have_nothing_said_about_who_served(
+    upstream: OpenAICompat, tmp_path: Path
+) -> None:
+    settings = custom(upstream.base_url) | {"server": {"answer_headers": False}}
+    with GatewayProcess(tmp_path, settings) as silent:
+        answer = silent.post(question("hi"))
+        assert (answer.status_code, who_served(answer)) == (200, {})

@@ -54,6 +54,29 @@ def test_errors_are_openai_objects_with_cors_and_request_id(
     assert answer.headers["x-request-id"].startswith("req_")
 
 
+@pytest.mark.parametrize("header", ["X-Request-Id", "X-Client-Request-Id"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_callers_own_request_id_comes_back_beside_ours(
+    gateway: GatewayProcess, header: str, stream: bool
+) -> None:
+    theirs = "123e4567-e89b-12d3-a456-426614174000"
+    answers = [
+        gateway.post(question("hi", stream=stream), headers={header: theirs}) for _ in range(2)
+    ]
+    assert {answer.headers["x-client-request-id"] for answer in answers} == {theirs}
+    ours = {answer.headers["x-request-id"] for answer in answers}
+    assert len(ours) == 2
+    assert all(identity.startswith("req_") for identity in ours)
+
+
+@pytest.mark.parametrize("theirs", ["", "two words", "x" * 513, "é", f"id-{KEY}"])
+def test_request_id_that_is_none_is_left_out(gateway: GatewayProcess, theirs: str) -> None:
+    headers = {"X-Request-Id": theirs.encode("latin-1")}
+    answer = gateway.post(question("hi"), headers=headers)
+    assert answer.status_code == 200
+    assert "x-client-request-id" not in answer.headers
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/nowhere"])
 def test_preflight_names_the_headers_that_were_asked_for(
     gateway: GatewayProcess, path: str

@@ -9,10 +9,12 @@ import pytest
 from services.core.errors import ProtocolError, RateLimited, Unavailable
 from services.core.events import Event, Image, Text, Usage, WireEvent
 from services.core.models import Secret
-from services.keys import Admission, KeyChanges, NewKey, Turn
+from services.keys import Admission, KeyChanges, NewKey, Served, Turn
 from services.store import Store
 
-from .support import CHAT, Desk, FernetVault, answer
+from .support import CHAT, MODEL, Desk, FernetVault, answer
+
+CUSTOM = Served("custom", MODEL)
 
 
 class Source:
@@ -51,7 +53,7 @@ def last_turn(desk: Desk) -> Turn:
 def begin(desk: Desk, key: str, events: Source) -> Iterator[list[WireEvent]]:
     with desk.admit(key) as admission:
         admission.permit(CHAT.model)
-        admission.choose("custom")
+        admission.choose(CUSTOM)
         return admission.watch(events, CHAT)
 
 
@@ -162,7 +164,7 @@ def test_pictures_are_noted(desk: Desk) -> None:
     key, _ = desk.key()
     with desk.admit(key) as admission:
         admission.permit("small")
-        admission.choose("custom")
+        admission.choose(CUSTOM)
         admission.note(Usage(3, 0, 3), images=2)
     turn = last_turn(desk)
     assert (turn.outcome, turn.images, turn.prompt_tokens) == ("ok", 2, 3)
@@ -172,12 +174,12 @@ class TestOwnCredential:
     def test_is_given_for_its_provider_only(self, desk: Desk) -> None:
         key, _ = desk.editor.create(NewKey(name="b", provider_keys={"custom": "sk-canary7f3e"}))
         admission = desk.admit(key)
-        credential = admission.choose("custom")
+        credential = admission.choose(CUSTOM)
         assert credential is not None
         assert credential.token == Secret("sk-canary7f3e")
         assert not credential.from_caller
         assert "sk-canary7f3e" not in repr(admission.record)
-        assert admission.choose("another") is None
+        assert admission.choose(Served("another", MODEL)) is None
         admission.done("ok")
 
     def test_that_cannot_be_read_is_no_reason_to_use_the_operators(
@@ -188,7 +190,7 @@ class TestOwnCredential:
         )
         elsewhere = Desk(store, vault=FernetVault())
         with elsewhere.admit(key) as admission, pytest.raises(Unavailable):
-            admission.choose("custom")
+            admission.choose(CUSTOM)
         elsewhere.editor.change(record.id, KeyChanges(provider_keys={"custom": "new-canary7f3e"}))
         with elsewhere.admit(key) as admission:
-            assert admission.choose("custom") is not None
+            assert admission.choose(CUSTOM) is not None
