@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flask import Flask
 
 from services import transport
-from services.accounts import Credentials
+from services.accounts import Credentials, open_vault
 from services.api import admin, billing, chat, errors, files, health, images, models
 from services.api import metrics as metrics_api
 from services.api.answer import NoSessions
 from services.api.auth import Authenticator
 from services.api.edge import Edge
 from services.api.paths import LenientPaths
-from services.config import Settings
+from services.config import Settings, refused_problems
 from services.fetch import caller_fetcher, download_limits, packed_limits, upstream_fetcher
 from services.files import (
     Adopter,
@@ -23,11 +25,13 @@ from services.files import (
 )
 from services.gateway import Fallbacks, Gateway
 from services.jobs import BackgroundQueue, Schedule
+from services.keys import Gatekeeper, KeyBook, Ledger, UsageBook
 from services.keys.editor import KeyEditor
+from services.keys.limiter import LEASE_SECONDS
+from services.keys.listed import ListedModels
 from services.metrics import Metrics
 from services.providers.base import ProviderContext
 from services.providers.registry import Registry
-from services.reload import SERVING, Lasting, Serving
 from services.store import Store, StoreCache
 
 MEGABYTE = 1024 * 1024
@@ -37,22 +41,36 @@ SWEEP_EVERY = 15.0
 """Seconds between two looks for files whose time has passed."""
 
 
-def create_app(settings: Settings, lasting: Lasting | None = None) -> Flask:
-    """The application for `settings`; `lasting` is what it shares with the one before it, if
-    there is one.
+def create_app(settings: Settings, *, serve: bool = True) -> Flask:
+    """The application for `settings`. Without `serve` none of its jobs begin.
 
-    Raises `ConfigErrors`, listing everything that is wrong, `AccountsError`, `VaultError`.
+    Raises `ConfigErrors`, listing everything that is wrong, `AccountsError`, `VaultError`, and
+    `ValueError` for a store's URL that cannot be.
     """
-    lasting = lasting or Lasting(settings)
-    store, vault, background = lasting.store, lasting.vault, lasting.background
-    book, usage, metrics = lasting.book, lasting.usage, lasting.metrics
+    store = Store.from_settings(settings)
+    store.probe()  # the log says at the start why it is away
+    vault = open_vault(settings.server.folder, settings.store.secret_key)
+    background = BackgroundQueue()
+    app = Flask(__name__, static_folder=None)
+    app.session_interface = NoSessions()
+    metrics = Metrics(
+        lambda: (str(rule) for rule in app.url_map.iter_rules()),
+        under_way=lambda: gatekeeper.under_way,
+        accounts=lambda: ((a.provider, a.state) for a in credentials.pools.accounts()),
+        store_is_up=lambda: store.status.state == "ok",
+    )
+    book, usage = KeyBook(store, settings.auth.keys), UsageBook(store)
+    listed = ListedModels(lambda: (card.id for card in gateway.models()))
+    ledger = Ledger(usage, listed, metrics.turns)
+    gatekeeper = Gatekeeper(store, book, ledger, vault)
     cache = FileCache.from_settings(settings)
     max_body = int(settings.server.max_body_mb * MEGABYTE)
     user_files = UserFiles(cache, store, max_body)
     schedule = Schedule(store)
     schedule.every(SWEEP_EVERY, "sweep-files", cache.sweep)
-    app = Flask(__name__, static_folder=None)
-    app.session_interface = NoSessions()
+    schedule.every(1.0, "count-usage", ledger.flush, everywhere=True)
+    schedule.every(1.0, "write-metrics", metrics.tick, everywhere=True)
+    schedule.every(LEASE_SECONDS / 6, "renew-leases", gatekeeper.renew_leases, everywhere=True)
     upstreams = make_transport(settings)
     credentials = Credentials.from_settings(
         settings,
@@ -66,7 +84,7 @@ def create_app(settings: Settings, lasting: Lasting | None = None) -> Flask:
     gateway = make_gateway(
         settings, store, cache, user_files, upstreams, background, credentials, metrics
     )
-    auth = Authenticator(settings, lasting.gatekeeper)
+    auth = Authenticator(settings, gatekeeper)
     # a model may be made to link anything: such links are callers' URLs
     pictures = PictureBytes(cache, caller_fetcher(settings), packed_limits(settings))
 
@@ -82,7 +100,7 @@ def create_app(settings: Settings, lasting: Lasting | None = None) -> Flask:
     ):
         app.register_blueprint(api, url_prefix=prefix)
     app.register_blueprint(files.public_blueprint(cache))
-    app.register_blueprint(health.blueprint(gateway, store, lambda: lasting.problems))
+    app.register_blueprint(health.blueprint(gateway, store, refused_problems))
     app.register_blueprint(metrics_api.blueprint(settings, metrics))
     views = admin.Admin(
         settings,
@@ -90,7 +108,7 @@ def create_app(settings: Settings, lasting: Lasting | None = None) -> Flask:
         usage,
         credentials.pools,
         lambda: gateway.pools,
-        lambda: health.report(gateway, store, lasting.problems, whole=True),
+        lambda: health.report(gateway, store, refused_problems(), whole=True),
     )
     app.register_blueprint(admin.blueprint(settings, views))
     routes = frozenset(str(rule) for rule in app.url_map.iter_rules())
@@ -99,11 +117,22 @@ def create_app(settings: Settings, lasting: Lasting | None = None) -> Flask:
         lenient, settings.server.cors_origins, settings.server.answer_headers, metrics.answered
     )
     app.wsgi_app = edge  # type: ignore[method-assign]
-    serving = Serving(settings, routes, gateway, credentials, schedule, upstreams)
-    app.extensions[SERVING] = serving
-    lasting.begin(serving)
-    schedule.start()
+    app.extensions["close"] = closing(schedule, upstreams)
+    if serve:
+        schedule.start()
     return app
+
+
+def closing(schedule: Schedule, upstreams: transport.Transport) -> Callable[[], None]:
+    """For the end of a worker: write what is not written yet."""
+
+    def close() -> None:
+        schedule.stop()
+        for name in ("count-usage", "write-metrics", "save-tokens"):
+            schedule.run(name)
+        upstreams.close()
+
+    return close
 
 
 def make_gateway(

@@ -11,8 +11,9 @@ import signal
 import socket
 
 from services import embedded_store, log
-from services.config import KeptConfig, load_here
+from services.config import load_here
 from services.metrics_folder import VARIABLE, MetricsFolder, forget_worker
+from services.reload import LEAVE, Reload
 
 _settings = load_here()
 _server = _settings.server
@@ -42,9 +43,7 @@ def on_starting(arbiter):
         _keep(embedded_store.start(_server.folder / "data"), arbiter)
     folder = MetricsFolder().path
     os.environ[VARIABLE] = str(folder)
-    KeptConfig.begin(folder / "config")
-    # gunicorn would start all workers anew, and end if the new ones did not come up
-    arbiter.handle_hup = lambda: arbiter.kill_workers(signal.SIGUSR1)
+    arbiter.config_reload = Reload(arbiter, folder / "config")
 
 
 def _keep(store, arbiter):
@@ -77,12 +76,19 @@ def when_ready(arbiter):
 def child_exit(arbiter, worker):
     """In the master, after the end of a worker."""
     forget_worker(os.environ[VARIABLE], worker.pid)
+    arbiter.config_reload.gone(worker.pid)
+
+
+def post_fork(arbiter, worker):
+    """In each worker, before the application is loaded."""
+    worker.config_reload = arbiter.config_reload
 
 
 def post_worker_init(worker):
     """In each worker, once the application is loaded: what lives for ever need not be looked at."""
-    for number in (signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, lambda *_: worker.wsgi.ask())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as when a terminal is closed
+    signal.signal(LEAVE, lambda *_: worker.leave())
+    worker.config_reload.ready(worker.pid)
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
@@ -92,6 +98,6 @@ def worker_exit(arbiter, worker):
     """In each worker, at its end: write what the counts and the access log still hold."""
     try:
         if worker.wsgi is not None:
-            worker.wsgi.close()
+            worker.wsgi.extensions["close"]()
     finally:
         logging.shutdown()

@@ -1,6 +1,14 @@
 """gunicorn's entry point: `gunicorn wsgi:app`, configured by gunicorn.conf.py."""
 
-from app import create_app
-from services.reload import Live
+import logging
 
-app = Live(create_app)
+from app import create_app
+from services import log
+from services.config import load_here
+from services.providers.registry import provider_types
+
+_settings = load_here(provider_types())
+log.setup(_settings.log_level, _settings.log_folder, _settings.secrets())
+app = create_app(_settings)
+for _warning in _settings.warnings:
+    logging.getLogger(__name__).warning("config: %s", _warning)

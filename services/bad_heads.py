@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import signal
+import time
 from typing import Any
 
 from gunicorn import util
@@ -30,11 +32,35 @@ _OURS = (
 )
 
 
-class BadHeads:
-    """Mixin for a worker: OpenAI's error object, and the kind of fault in the log."""
+LONG = 7 * 86400
+"""Seconds: longer than any answer may take."""
+
+
+class WorkerMixin:
+    """For both kinds of worker. `left_at` is `time.monotonic()` of `leave`, None before."""
+
+    cfg: Any
+    left_at: float | None = None
+
+    def leave(self) -> None:
+        """Accept no more connections, and end with the last answer, however long that takes."""
+        self.left_at = time.monotonic()
+        self._grace = self.cfg.graceful_timeout
+        self.cfg.set("graceful_timeout", LONG)
+        super().handle_exit(signal.SIGTERM, None)  # type: ignore[misc]  # the worker's
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: end within the grace period, also while leaving."""
+        if self.left_at is not None:
+            gone = int(time.monotonic() - self.left_at)
+            self.cfg.set("graceful_timeout", gone + self._grace)
+            self.left_at = None
+        super().handle_exit(sig, frame)  # type: ignore[misc]  # the worker's
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer a request that could not be read; leave all other failures to gunicorn."""
+        """Answer a request that could not be read with OpenAI's error object; leave all other
+        failures to gunicorn.
+        """
         if not isinstance(exc, errors.ParseException) or isinstance(exc, _OURS):
             super().handle_error(req, client, addr, exc)  # type: ignore[misc]  # the worker's
             return

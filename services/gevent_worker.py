@@ -10,6 +10,7 @@ apart, which costs a system call, and a wake-up of the client, for each answer.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -20,7 +21,10 @@ from gevent.lock import BoundedSemaphore
 from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
 
-from services.bad_heads import BadHeads
+from services.bad_heads import WorkerMixin
+
+LINGER = 2.0
+"""Seconds for which a connection that is open may bring a request to a worker that leaves."""
 
 PROBES = frozenset({"/health", "/healthz", "/ready"})
 """Paths that are answered however many requests are being served."""
@@ -131,7 +135,7 @@ class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types
             self.max_accept = 1
 
 
-class Worker(BadHeads, GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+class Worker(WorkerMixin, GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """Serves as many requests at a time as `threads` says; the others wait. Closes idle connections
     when it is told to stop; open requests finish as before.
     """
@@ -169,7 +173,7 @@ class Worker(BadHeads, GeventWorker):  # type: ignore[misc]  # gunicorn has no t
     def notify(self) -> None:
         """Called every second, also while stopping."""
         super().notify()
-        if not self.alive:
+        if not self.alive and (self.left_at is None or time.monotonic() - self.left_at > LINGER):
             for idle in tuple(self.waiting):
                 idle.end()
 

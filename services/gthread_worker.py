@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gunicorn.workers.gthread import ThreadWorker
 
-from services.bad_heads import BadHeads
+from services.bad_heads import WorkerMixin
 
 
-class Worker(BadHeads, ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+class Worker(WorkerMixin, ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """As the stock one otherwise."""

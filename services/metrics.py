@@ -97,10 +97,6 @@ class Metrics:
         """An answer has begun, to a path in its one spelling."""
         self._answers.append((path, status))
 
-    def forget_routes(self) -> None:
-        """Ask for the routes again: they may have changed."""
-        self._routes.forget()
-
     def upstream_failed(self, provider: str, error: errors.GatewayError) -> None:
         """An upstream failed a call, whether or not the caller got to see it."""
         self._upstream_errors.labels(provider, kind_of(error)).inc()
@@ -162,10 +158,6 @@ class Routes:
             return path
         fitting = (rule for beginning, rule in self._open if path.startswith(beginning))
         return next(fitting, "other")
-
-    def forget(self) -> None:
-        """Read the rules again at the next chance."""
-        self._fixed = None
 
     def _read(self) -> frozenset[str]:
         rules = sorted(self._rules())

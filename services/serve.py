@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from services import __version__
-from services.accounts import VaultError, open_vault
+from services.accounts import AccountsError, VaultError, open_vault
 from services.config import ROOT, ConfigErrors, Settings, check_exposure, load_here
 from services.providers.registry import provider_types
 
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.check:
+        _check()
     if arguments.demo and arguments.config is not None:
         parser.error("--demo brings its own settings: leave out --config")
     for flag, variable in _FLAGS.items():
@@ -140,6 +142,26 @@ def _is_writable(path: Path) -> bool:
     return os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0))
 
 
+def _check() -> NoReturn:
+    """Make the application and leave it: exit status 2, and a line for each problem."""
+    from app import create_app
+
+    problems: Sequence[object] = ()
+    try:
+        settings = load_here(provider_types())
+        problems = check_exposure(settings)
+        create_app(settings, serve=False)
+    except ConfigErrors as exc:
+        problems = exc.problems
+    except (AccountsError, VaultError, ValueError) as exc:
+        problems = [*problems, exc]
+    except Exception as exc:  # whatever goes wrong in a start refuses the settings
+        problems = [*problems, f"no application could be made of it: {type(exc).__name__}"]
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
+    sys.exit(2 if problems else 0)
+
+
 def _demo_by_environment() -> bool:
     return os.environ.get("SERVER_DEMO", "").lower() in ("1", "true", "yes", "on")
 
@@ -186,6 +208,8 @@ def _parser() -> argparse.ArgumentParser:
         help="where root starts it: go on as this user, who gets what root has left in data/, "
         "images/, files/ and log/",
     )
+
+    add("--check", action="store_true", help="say what is wrong with the settings, and end")
     add("-v", "--version", action="version", version=f"causeway {__version__}")
     return parser
 

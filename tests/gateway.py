@@ -155,7 +155,10 @@ class GatewayProcess:
     def workers(self) -> list[int]:
         """Process ids of the workers: the children that do not serve the store."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        commands = {int(c): Path(f"/proc/{c}/cmdline").read_bytes() for c in children}
+        commands: dict[int, bytes] = {}
+        for child in children:
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                commands[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes()
         return [pid for pid, command in commands.items() if b"gunicorn" in command]
 
     def log_text(self) -> str:

@@ -96,13 +96,6 @@ class Credentials:
         schedule.every(TELL_EVERY, "extend-leases", pools.extend_open, everywhere=True)
         return cls(pools, tokens, background, store, settings.key_for_gpts_info)
 
-    def carry_on(self, before: Credentials) -> None:
-        """Take over what `before`, made for other settings, knows by itself: while the store is
-        away a rotated token, a fault and an added account are in memory only.
-        """
-        self.tokens.carry_on(before.tokens)
-        self.pools.carry_on(before.pools)
-
     def stream(
         self,
         provider: Provider,

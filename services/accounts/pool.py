@@ -267,10 +267,6 @@ class Pool:
             name = self._name("open", account)
             self._told(lambda: self._store.run(lambda c: c.zrem(name, lease.id)))
 
-    def carry_on(self, before: Pool) -> None:
-        """Share what `before` knows of faults by itself: it may still have requests."""
-        self._alone = before._alone
-
     def extend_open(self) -> None:
         """Tell the store which requests are still under way. Raises `StoreAway`."""
         ends = self._clock() + LEASE_SECONDS

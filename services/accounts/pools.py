@@ -98,16 +98,6 @@ class Pools:
         if stored != self._stored:
             self._take_up(dict(stored))
 
-    def carry_on(self, before: Pools) -> None:
-        """Know what `before` knows by itself: faults, and added accounts if the store cannot be
-        asked for them.
-        """
-        if before._stored and not self._stored:
-            self._take_up(before._stored)
-        for name, pool in self._pools.items():
-            if name in before._pools:
-                pool.carry_on(before._pools[name])
-
     def accounts(self) -> list[AccountView]:
         """All accounts as they stand; while the store is away, as far as this process knows."""
         return [view for pool in self._pools.values() for view in pool.view()]

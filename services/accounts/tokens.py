@@ -110,10 +110,6 @@ class TokenManager:
             finally:
                 self._release(digest, found.owner)
 
-    def carry_on(self, before: TokenManager) -> None:
-        """Know what `before` knows, and share it from now on: it may still have requests."""
-        self._memory, self._locks = before._memory, before._locks
-
     def save_missed(self) -> None:
         """Give the store what it missed while it was away, and tell it which tokens are used.
 

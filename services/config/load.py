@@ -25,8 +25,11 @@ from services.config.settings import ROOT, Settings
 FILE_VARIABLE = "CAUSEWAY_CONFIG"
 """Names the configuration file, where it is neither data/config.json nor config.json."""
 
-KEPT_VARIABLE = "CAUSEWAY_KEPT_CONFIG"
-"""Names the folder of `KeptConfig`. Set by the service itself, for its workers."""
+FIXED_VARIABLE = "CAUSEWAY_RELOAD"
+"""Set by the master for its workers: the folder of `services.reload`. `.env` was read then."""
+
+PROBLEMS_FILE = "problems"
+"""In that folder while the file is refused: how many problems it has."""
 
 
 def load(
@@ -67,15 +70,21 @@ def load_here(provider_types: Mapping[str, type] | None = None, root: Path = ROO
 
 
 def environment(folder: Path = ROOT) -> dict[str, str]:
-    """The variables that count: those of this process, then those of `.env` in `folder`."""
+    """The variables that count: those of this process, then those of `.env` in `folder`, as it was
+    when the service started.
+    """
+    if FIXED_VARIABLE in os.environ:
+        return dict(os.environ)
     dotenv = dotenv_values(folder / ".env", interpolate=False)
     return {name: text for name, text in dotenv.items() if text is not None} | dict(os.environ)
 
 
-def kept_folder() -> Path | None:
-    """Where this process finds the `KeptConfig` of its service; None if nobody keeps it."""
-    named = os.environ.get(KEPT_VARIABLE)
-    return Path(named) if named else None
+def refused_problems() -> int:
+    """How many problems the configuration file has for which it is not taken up."""
+    try:
+        return int((Path(os.environ[FIXED_VARIABLE]) / PROBLEMS_FILE).read_text())
+    except (KeyError, OSError, ValueError):
+        return 0
 
 
 def find_file(environ: Mapping[str, str], root: Path = ROOT) -> Path | None:
