@@ -7,7 +7,6 @@ never waits to fill a buffer, and it reports silence instead of blocking.
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Mapping
 from functools import lru_cache
 from time import monotonic
@@ -20,12 +19,14 @@ import msgspec
 from services import __version__
 from services.core.errors import InvalidRequest, ProtocolError, UpstreamTimeout
 from services.transport.connect import (
+    SILENCE,
     Route,
     Socket,
     connect,
     parse_proxy,
     parse_url,
     reason,
+    receive,
     send_all,
 )
 from services.transport.parser import HttpParserError, ResponseParser
@@ -51,7 +52,6 @@ _OURS = frozenset({"content-length", "transfer-encoding", "connection", "keep-al
 _BODY_EXPECTED = frozenset({"POST", "PUT", "PATCH"})
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
-_SILENCE = (TimeoutError, BlockingIOError, ssl.SSLWantReadError)
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -248,7 +248,6 @@ class Exchange:
         self._socket: Socket | None = kept or connect(self._route, limits.connect)
         self._was_kept = kept is not None
         self._sent_whole = True
-        self._socket_timeout = -1.0
         self._sending_since = monotonic()
         seconds = min(limits.first_byte, limits.total)
         try:
@@ -290,13 +289,9 @@ class Exchange:
         left = deadline - monotonic()
         if left <= 0:
             raise self._timed_out()
-        seconds = tick if tick < left else left
-        if seconds != self._socket_timeout:
-            sock.settimeout(seconds)
-            self._socket_timeout = seconds
         try:
-            data = sock.recv(READ_SIZE)
-        except _SILENCE as exc:
+            data = receive(sock, READ_SIZE, tick if tick < left else left)
+        except SILENCE as exc:
             if monotonic() >= deadline:
                 raise self._timed_out() from exc
             return False

@@ -18,8 +18,10 @@ from time import monotonic
 from typing import Any, cast
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+import gevent
 import msgspec
 import socks  # type: ignore[import-untyped]  # PySocks ships no types
+from gevent.monkey import is_module_patched
 from urllib3.util.ssltransport import SSLTransport
 from urllib3.util.wait import wait_for_read, wait_for_write
 
@@ -298,6 +300,32 @@ def send_all(sock: Socket, data: bytes, deadline: float) -> None:
     while view:
         sock.settimeout(left(deadline))
         view = view[sock.send(view) :]  # type: ignore[arg-type]  # ssl takes any buffer
+
+
+def _receive_in_thread(sock: Socket, size: int, seconds: float) -> bytes:
+    if sock.gettimeout() != seconds:
+        sock.settimeout(seconds)
+    return sock.recv(size)
+
+
+def _receive_in_greenlet(sock: Socket, size: int, seconds: float) -> bytes:
+    """With a timer of our own, because a socket's timeout takes gevent ten Python calls a read."""
+    if sock.gettimeout() is not None:
+        sock.settimeout(None)
+    timer = gevent.get_hub().loop.timer(seconds)
+    timer.start(gevent.getcurrent().throw, TimeoutError, update=True)
+    try:
+        return sock.recv(size)
+    finally:
+        timer.stop()
+        timer.close()
+
+
+receive = _receive_in_greenlet if is_module_patched("socket") else _receive_in_thread
+"""Take up to `size` bytes that `sock` has, b"" at its end. Raise OSError when it breaks, and what
+`SILENCE` names when nothing has come after `seconds`."""
+
+SILENCE = (TimeoutError, BlockingIOError, ssl.SSLWantReadError)
 
 
 def shut(sock: Socket) -> None:
