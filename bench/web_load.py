@@ -156,10 +156,10 @@ def floor(options):
     request = transport.UpstreamRequest("POST", options.url, {}, body)
     expected, right, size, texts = plain_text(options.tokens), 0, 0, 0
 
-    def texts_of(exchange):
+    def texts_of(response):
         nonlocal size
         held = []
-        while data := exchange.read(options.patience):
+        while data := response.read(options.patience):
             size += len(data)
             if options.blind:
                 continue
@@ -178,8 +178,8 @@ def floor(options):
     used = lambda: sum(resource.getrusage(resource.RUSAGE_SELF)[:2])  # noqa: E731
     began = used()
     for _ in range(options.count):
-        with wires.open(request) as exchange:
-            for text in texts_of(exchange):
+        with wires.open(request) as response:
+            for text in texts_of(response):
                 texts += 1
         right += options.blind or text == expected
     return {"right": right, "bytes": size, "events": texts, "cpu_s": used() - began}

@@ -18,7 +18,7 @@ from services.core.errors import GatewayError, UpstreamError
 from services.core.events import SILENCE, Event, Events
 from services.core.models import CallLimit, Credential, ModelCard, Secret
 from services.core.requests import ChatRequest
-from services.transport import Exchange, Transport
+from services.transport import Transport, UpstreamResponse
 
 TICK = 1.0
 """Seconds of upstream silence after which a stream yields an empty batch."""
@@ -140,19 +140,21 @@ class Reader(Protocol):
         ...
 
 
-def read_answer(open: Callable[[], Exchange], begin: Callable[[Exchange], Reader]) -> Events:
-    """Drive one exchange, which `open` begins: `begin` looks at its status and headers, once, and
+def read_answer(
+    open: Callable[[], UpstreamResponse], begin: Callable[[UpstreamResponse], Reader]
+) -> Events:
+    """Read one response, which `open` asks for: `begin` looks at its status and headers, once, and
     gives the reader of its body, or raises what the caller is told.
 
     What a reader has added to a batch before it fails is passed on before the failure is. An
     answer that is `done` ends at the first silence, for upstreams that leave the connection open.
     """
-    exchange = open()
+    response = open()
     try:
-        while not exchange.wait(TICK):
+        while not response.wait(TICK):
             yield SILENCE
-        reader = begin(exchange)
-        read, feed = exchange.read, reader.feed
+        reader = begin(response)
+        read, feed = response.read, reader.feed
         data: bytes | None = None
         while data != b"":
             data = read(TICK)
@@ -173,12 +175,12 @@ def read_answer(open: Callable[[], Exchange], begin: Callable[[Exchange], Reader
                 raise
             yield batch
     finally:
-        exchange.close()
+        response.close()
 
 
-def refusal_body(exchange: Exchange) -> bytes:
+def refusal_body(response: UpstreamResponse) -> bytes:
     """The body of an error answer, or nothing where it cannot be had: the status says enough."""
     try:
-        return exchange.read_all(MAX_ERROR_BODY)
+        return response.read_all(MAX_ERROR_BODY)
     except UpstreamError:
         return b""

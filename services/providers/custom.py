@@ -28,7 +28,7 @@ from services.providers.base import (
 from services.providers.openai_compat import ChatStream, WholeAnswer
 from services.providers.openai_messages import message_objects
 from services.providers.refusals import not_an_answer, refusal
-from services.transport import Exchange, Transport, UpstreamRequest
+from services.transport import Transport, UpstreamRequest, UpstreamResponse
 
 _EVERYTHING = "*"
 
@@ -100,11 +100,11 @@ class Custom(Provider):
             _body(request, route.upstream_model, upstream.stream_usage),
         )
 
-        def begin(exchange: Exchange) -> Reader:
-            if exchange.status >= 400:
-                body = refusal_body(exchange)
-                raise refusal(exchange.status, exchange.headers, body, credential)
-            kind = exchange.headers.get("content-type", "").lower()
+        def begin(response: UpstreamResponse) -> Reader:
+            if response.status >= 400:
+                body = refusal_body(response)
+                raise refusal(response.status, response.headers, body, credential)
+            kind = response.headers.get("content-type", "").lower()
             if kind.startswith("text/html"):
                 raise not_an_answer(kind)
             # some servers answer a stream request with one JSON object all the same

@@ -56,7 +56,7 @@ _FORBIDDEN = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
 class Timeouts(msgspec.Struct, frozen=True):
     """Limits in seconds: to connect (name, address, TLS, proxy), from the request sent to the
-    answer's headers, of silence within the body, and for the whole exchange."""
+    answer's headers, of silence within the body, and for the whole answer."""
 
     connect: float = 10.0
     first_byte: float = 300.0
@@ -82,7 +82,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
 
 
 class Transport:
-    """Opens exchanges and keeps idle connections; shared by all threads or greenlets of a worker.
+    """Sends requests and keeps idle connections; shared by all threads or greenlets of a worker.
 
     `pool_size` bounds the idle connections kept to one upstream. `proxy` (http, https, socks5 or
     socks5h, with optional user:password) serves requests that name none. `ca_file` (PEM) is
@@ -108,7 +108,7 @@ class Transport:
         *,
         timeouts: Timeouts | None = None,
         proxy: str | None = None,
-    ) -> Exchange:
+    ) -> UpstreamResponse:
         """Connect and send. `proxy` None means the transport's own, "" means none.
 
         Raises UpstreamUnreachable or UpstreamTimeout before the request was handed over,
@@ -118,7 +118,7 @@ class Transport:
         route, path = self._route(request.url, proxy)
         head = build_head(request, route, path)
         limits = timeouts or self.timeouts
-        return Exchange(self._pool, route, limits, request.method, head, request.body)
+        return UpstreamResponse(self._pool, route, limits, request.method, head, request.body)
 
     def connect(self, url: str, *, proxy: str | None = None) -> Socket:
         """Return a connection for another protocol to the host of an http or https `url`, through
@@ -133,11 +133,11 @@ class Transport:
         return parse_url(url, via, self._ca_file)
 
     def close(self) -> None:
-        """Close idle connections; exchanges still open go on and close theirs when they end."""
+        """Close idle connections; responses still read go on and close theirs when they end."""
         self._pool.close()
 
 
-class Exchange:
+class UpstreamResponse:
     """One request and its response on one connection, for one thread or greenlet.
 
     Making it connects and sends. `status` is 0 and `headers` (names in lower case, repeated ones
@@ -231,10 +231,10 @@ class Exchange:
         return b"".join(pieces)
 
     def close(self) -> None:
-        """End the exchange; may be called again. An unfinished one loses its connection at once."""
+        """Close it; may be called again. An unfinished one loses its connection at once."""
         if not self._parser.complete:
             self._parser.body.clear()
-            self._fail("the exchange with the upstream was closed")
+            self._fail("the upstream's answer was closed before its end")
 
     def __enter__(self) -> Self:
         return self
@@ -284,7 +284,7 @@ class Exchange:
             raise self._failure
         sock = self._socket
         if sock is None:
-            raise ProtocolError("the exchange with the upstream was closed")
+            raise ProtocolError("the upstream's answer was closed before its end")
         deadline = silent_at if silent_at < self._total_at else self._total_at
         left = deadline - monotonic()
         if left <= 0:

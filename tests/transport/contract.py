@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.transport import Exchange, Timeouts, Transport, UpstreamRequest
+from services.transport import Timeouts, Transport, UpstreamRequest, UpstreamResponse
 
 from .server import ScriptedServer
 
@@ -23,17 +23,17 @@ class Contract:
         transport.close()
 
     @staticmethod
-    def get(transport: Transport, server: ScriptedServer, **options: Any) -> Exchange:
+    def get(transport: Transport, server: ScriptedServer, **options: Any) -> UpstreamResponse:
         return transport.open(UpstreamRequest("GET", server.url), **options)
 
     @classmethod
     def fetch(cls, transport: Transport, server: ScriptedServer, **options: Any) -> bytes:
-        with cls.get(transport, server, **options) as exchange:
-            return exchange.read_all(LIMIT)
+        with cls.get(transport, server, **options) as response:
+            return response.read_all(LIMIT)
 
 
-def read_some(exchange: Exchange) -> bytes:
+def read_some(response: UpstreamResponse) -> bytes:
     """The next body bytes, however often the upstream is silent before."""
-    while (piece := exchange.read(1.0)) is None:
+    while (piece := response.read(1.0)) is None:
         pass
     return piece

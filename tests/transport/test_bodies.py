@@ -31,8 +31,8 @@ class TestBodies(Contract):
     def test_request_arrives_whole_with_default_headers(self, transport: Transport) -> None:
         with ScriptedServer(always(answer(b"ok"))) as server:
             request = UpstreamRequest("POST", server.url + "?q=ä", {"X-Key": "é"}, BIG)
-            with transport.open(request) as exchange:
-                assert exchange.read_all(LIMIT) == b"ok"
+            with transport.open(request) as response:
+                assert response.read_all(LIMIT) == b"ok"
             (received,) = server.requests
         assert (received.method, received.target) == ("POST", "/path?q=%C3%A4")
         assert received.body == BIG
@@ -46,8 +46,8 @@ class TestBodies(Contract):
     def test_caller_cannot_contradict_the_framing(self, transport: Transport) -> None:
         headers = {"Content-Length": "99", "Transfer-Encoding": "chunked", "User-Agent": "mine"}
         with ScriptedServer(always(answer(b"ok"))) as server:
-            with transport.open(UpstreamRequest("POST", server.url, headers, b"12")) as exchange:
-                assert exchange.read_all(LIMIT) == b"ok"
+            with transport.open(UpstreamRequest("POST", server.url, headers, b"12")) as response:
+                assert response.read_all(LIMIT) == b"ok"
             (received,) = server.requests
         assert received.headers["content-length"] == "2"
         assert received.headers["user-agent"] == "mine"
@@ -55,13 +55,13 @@ class TestBodies(Contract):
 
     def test_status_and_headers_are_there_after_wait(self, transport: Transport) -> None:
         reply = answer(b"no", "X-One: 1", "SET-cookie: a=1", "Set-Cookie: b=2", status="418 Tea")
-        with ScriptedServer(always(reply)) as server, self.get(transport, server) as exchange:
-            assert (exchange.status, exchange.headers) == (0, {})
-            assert exchange.wait(5.0)
-            assert exchange.status == 418
-            assert exchange.headers["x-one"] == "1"
-            assert exchange.headers["set-cookie"] == "a=1, b=2"
-            assert exchange.read_all(LIMIT) == b"no"
+        with ScriptedServer(always(reply)) as server, self.get(transport, server) as response:
+            assert (response.status, response.headers) == (0, {})
+            assert response.wait(5.0)
+            assert response.status == 418
+            assert response.headers["x-one"] == "1"
+            assert response.headers["set-cookie"] == "a=1, b=2"
+            assert response.read_all(LIMIT) == b"no"
 
     @pytest.mark.parametrize(
         "reply",
@@ -87,12 +87,12 @@ class TestBodies(Contract):
                 assert taken.acquire(timeout=5), "an event was held back"
             peer.send(LAST_CHUNK if framing == "chunked" else b"")
 
-        with ScriptedServer(script) as server, self.get(transport, server) as exchange:
+        with ScriptedServer(script) as server, self.get(transport, server) as response:
             for event in events:
-                assert read_some(exchange) == event
+                assert read_some(response) == event
                 taken.release()
-            assert read_some(exchange) == b""
-            assert exchange.read(1.0) == b""
+            assert read_some(response) == b""
+            assert response.read(1.0) == b""
 
     def test_any_split_of_the_bytes_gives_the_same_answer(self, transport: Transport) -> None:
         reply = CHUNKED + chunk(b"data: a\n\n") + chunk(b"data: b\n\n") + b"0\r\nX-T: 1\r\n\r\n"
@@ -119,19 +119,19 @@ class TestBodies(Contract):
                 assert go_on.acquire(timeout=5)
                 peer.send(piece)
 
-        with ScriptedServer(script) as server, self.get(transport, server) as exchange:
-            assert exchange.wait(0.02) is False
-            assert exchange.read(0.02) is None
+        with ScriptedServer(script) as server, self.get(transport, server) as response:
+            assert response.wait(0.02) is False
+            assert response.read(0.02) is None
             go_on.release()
-            assert exchange.wait(5.0) is True
-            assert exchange.read(0.02) is None
+            assert response.wait(5.0) is True
+            assert response.read(0.02) is None
             go_on.release()
-            assert read_some(exchange) == b"one"
-            assert exchange.read(0.02) is None
-            assert exchange.read(0) is None
+            assert read_some(response) == b"one"
+            assert response.read(0.02) is None
+            assert response.read(0) is None
             go_on.release()
-            assert read_some(exchange) == b"two"
-            assert read_some(exchange) == b""
+            assert read_some(response) == b"two"
+            assert read_some(response) == b""
 
     def test_chunk_framing_alone_is_silence(self, transport: Transport) -> None:
         go_on = threading.Event()
@@ -142,22 +142,22 @@ class TestBodies(Contract):
             assert go_on.wait(5)
             peer.send(b"abc\r\n" + LAST_CHUNK)
 
-        with ScriptedServer(script) as server, self.get(transport, server) as exchange:
-            assert exchange.wait(5.0)
-            assert exchange.read(0.05) is None
+        with ScriptedServer(script) as server, self.get(transport, server) as response:
+            assert response.wait(5.0)
+            assert response.read(0.05) is None
             go_on.set()
-            assert read_some(exchange) == b"abc"
+            assert read_some(response) == b"abc"
 
     @pytest.mark.parametrize("coding", ["gzip", "deflate", "BR", "gzip, br", "zebra"])
     def test_compression_nobody_asked_for_is_a_clear_error_with_the_status_known(
         self, transport: Transport, coding: str
     ) -> None:
         reply = answer(gzip.compress(b"no"), f"Content-Encoding: {coding}", status="503 Down")
-        with ScriptedServer(always(reply)) as server, self.get(transport, server) as exchange:
-            assert exchange.wait(5.0)
-            assert exchange.status == 503
+        with ScriptedServer(always(reply)) as server, self.get(transport, server) as response:
+            assert response.wait(5.0)
+            assert response.status == 503
             with pytest.raises(ProtocolError, match="compressed its answer"):
-                exchange.read(1.0)
+                response.read(1.0)
 
     def test_identity_is_no_compression(self, transport: Transport) -> None:
         with ScriptedServer(always(answer(BIG, "Content-Encoding: Identity"))) as server:
@@ -177,19 +177,19 @@ class TestBodies(Contract):
         head = b"HTTP/1.1 200 OK\r\nContent-Length: 700\r\n\r\n"
         with ScriptedServer(always(head)) as server:
             for _ in range(2):
-                with transport.open(UpstreamRequest("HEAD", server.url)) as exchange:
-                    assert exchange.read_all(LIMIT) == b""
-                    assert exchange.headers["content-length"] == "700"
+                with transport.open(UpstreamRequest("HEAD", server.url)) as response:
+                    assert response.read_all(LIMIT) == b""
+                    assert response.headers["content-length"] == "700"
             assert server.connections == 1
 
     @pytest.mark.parametrize("interim", ["100 Continue", "102 Processing", "103 Early Hints"])
     def test_interim_answers_are_skipped(self, transport: Transport, interim: str) -> None:
         early = f"HTTP/1.1 {interim}\r\nLink: x\r\n\r\n".encode()
         with ScriptedServer(always(early, early, answer(b"done"))) as server:
-            with self.get(transport, server) as exchange:
-                assert exchange.read_all(LIMIT) == b"done"
-                assert exchange.status == 200
-                assert "link" not in exchange.headers
+            with self.get(transport, server) as response:
+                assert response.read_all(LIMIT) == b"done"
+                assert response.status == 200
+                assert "link" not in response.headers
             assert self.fetch(transport, server) == b"done"
             assert server.connections == 1
 
@@ -197,16 +197,16 @@ class TestBodies(Contract):
         reply = answer(b"", "Location: /elsewhere", "Set-Cookie: a=1", status="302 Found")
         with ScriptedServer(always(reply)) as server:
             for _ in range(2):
-                with self.get(transport, server) as exchange:
-                    assert exchange.wait(5.0)
-                    assert exchange.status == 302
-                    assert exchange.read_all(LIMIT) == b""
+                with self.get(transport, server) as response:
+                    assert response.wait(5.0)
+                    assert response.status == 302
+                    assert response.read_all(LIMIT) == b""
             assert [received.target for received in server.requests] == ["/path", "/path"]
             assert "cookie" not in server.requests[1].headers
 
     def test_body_beyond_the_limit_is_refused(self, transport: Transport) -> None:
-        with ScriptedServer(always(answer(BIG))) as server, self.get(transport, server) as exchange:
+        with ScriptedServer(always(answer(BIG))) as server, self.get(transport, server) as response:
             with pytest.raises(ProtocolError, match="larger than 1000 bytes"):
-                exchange.read_all(1000)
+                response.read_all(1000)
             with pytest.raises(ProtocolError):
-                exchange.read(1.0)
+                response.read(1.0)

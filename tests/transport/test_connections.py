@@ -107,8 +107,8 @@ class TestConnections(Contract):
         body = b"again" * 1000
         with ScriptedServer(script) as server:
             assert self.fetch(transport, server) == b"body"
-            with transport.open(UpstreamRequest("POST", server.url, {}, body)) as exchange:
-                assert exchange.read_all(LIMIT) == b"body"
+            with transport.open(UpstreamRequest("POST", server.url, {}, body)) as response:
+                assert response.read_all(LIMIT) == b"body"
             assert (server.connections, len(server.requests)) == (2, 3)
             assert server.requests[2].body == body
 
@@ -129,7 +129,7 @@ class TestConnections(Contract):
 
         with ScriptedServer(script) as server:
             both = [self.get(transport, server) for _ in range(2)]
-            assert [exchange.read_all(LIMIT) for exchange in both] == [b"body"] * 2
+            assert [response.read_all(LIMIT) for response in both] == [b"body"] * 2
             assert self.fetch(transport, server) == b"body"
             assert (server.connections, len(server.requests)) == (3, 4)
 
@@ -224,13 +224,13 @@ class TestConnections(Contract):
                 gone.set()
 
         with ScriptedServer(script) as server:
-            exchange = self.get(transport, server)
-            assert exchange.wait(5.0 if sent else 0.05) is bool(sent)
-            exchange.close()
+            response = self.get(transport, server)
+            assert response.wait(5.0 if sent else 0.05) is bool(sent)
+            response.close()
             assert gone.wait(2.0)
-            exchange.close()
+            response.close()
             with pytest.raises(ProtocolError, match="was closed"):
-                exchange.read(1.0)
+                response.read(1.0)
 
     def test_close_stops_an_upstream_that_is_talking(self, transport: Transport) -> None:
         gone = threading.Event()
@@ -246,8 +246,8 @@ class TestConnections(Contract):
                 raise
 
         with ScriptedServer(script) as server:
-            with self.get(transport, server) as exchange:
-                assert read_some(exchange).startswith(b"x")
+            with self.get(transport, server) as response:
+                assert read_some(response).startswith(b"x")
             assert gone.wait(2.0)
 
     def test_closing_the_transport_closes_idle_connections(self) -> None:
@@ -277,8 +277,8 @@ class TestConnections(Contract):
             body = b"%d," % number * 100
             together.wait(10)
             for _ in range(3):
-                with transport.open(UpstreamRequest("POST", server.url, {}, body)) as exchange:
-                    got = exchange.read_all(LIMIT)
+                with transport.open(UpstreamRequest("POST", server.url, {}, body)) as response:
+                    got = response.read_all(LIMIT)
                 if got != body * 20:
                     wrong.append((number, got))
 

@@ -55,13 +55,13 @@ GARBAGE = {
 class TestFailures(Contract):
     @pytest.mark.parametrize("where", CUT)
     def test_answer_cut_short_is_a_protocol_error(self, transport: Transport, where: str) -> None:
-        with ScriptedServer(once(CUT[where])) as server, self.get(transport, server) as exchange:
+        with ScriptedServer(once(CUT[where])) as server, self.get(transport, server) as response:
             with pytest.raises(ProtocolError) as caught:
-                exchange.read_all(LIMIT)
+                response.read_all(LIMIT)
             assert "the upstream" in caught.value.message
             assert server.origin not in caught.value.message, "callers need not know where it is"
             with pytest.raises(ProtocolError):
-                exchange.read(1.0)
+                response.read(1.0)
 
     @pytest.mark.parametrize("what", GARBAGE)
     def test_garbage_is_a_protocol_error(self, transport: Transport, what: str) -> None:
@@ -70,10 +70,10 @@ class TestFailures(Contract):
 
     def test_what_came_before_the_fault_is_delivered(self, transport: Transport) -> None:
         with ScriptedServer(once(CHUNKED + chunk(b"good") + b"bad\x00")) as server:
-            exchange = self.get(transport, server)
-            assert read_some(exchange) == b"good"
+            response = self.get(transport, server)
+            assert read_some(response) == b"good"
             with pytest.raises(ProtocolError):
-                exchange.read(5.0)
+                response.read(5.0)
 
     def test_reset_is_no_end_of_a_body_until_close(self, transport: Transport) -> None:
         go_on = threading.Event()
@@ -84,11 +84,11 @@ class TestFailures(Contract):
             assert go_on.wait(5)
             peer.reset()
 
-        with ScriptedServer(script) as server, self.get(transport, server) as exchange:
-            assert read_some(exchange) == b"half"
+        with ScriptedServer(script) as server, self.get(transport, server) as response:
+            assert read_some(response) == b"half"
             go_on.set()
             with pytest.raises(ProtocolError, match="broke within"):
-                exchange.read(5.0)
+                response.read(5.0)
 
     def test_refused_connection_is_unreachable(self, transport: Transport) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -126,8 +126,8 @@ class TestFailures(Contract):
         # localhost is often ::1 first, where this server does not listen.
         with ScriptedServer(always(answer(b"body"))) as server:
             request = UpstreamRequest("GET", f"http://localhost:{server.port}/")
-            with transport.open(request) as exchange:
-                assert exchange.read_all(LIMIT) == b"body"
+            with transport.open(request) as response:
+                assert response.read_all(LIMIT) == b"body"
 
     def test_errors_hold_no_path_query_or_header(self, transport: Transport) -> None:
         def talk(origin: str) -> str:
@@ -153,10 +153,10 @@ class TestFailures(Contract):
         limits = Timeouts(first_byte=0.3)
         with ScriptedServer(script) as server:
             started = time.monotonic()
-            with self.get(transport, server, timeouts=limits) as exchange:
-                assert exchange.wait(0.1) is False
+            with self.get(transport, server, timeouts=limits) as response:
+                assert response.wait(0.1) is False
                 with pytest.raises(UpstreamTimeout, match="no answer from the upstream"):
-                    exchange.wait(5.0)
+                    response.wait(5.0)
             assert 0.3 <= time.monotonic() - started < 2.0
 
     def test_silence_within_the_answer_is_a_timeout(self, transport: Transport) -> None:
@@ -168,23 +168,23 @@ class TestFailures(Contract):
         limits = Timeouts(idle=0.3)
         with (
             ScriptedServer(script) as server,
-            self.get(transport, server, timeouts=limits) as exchange,
+            self.get(transport, server, timeouts=limits) as response,
         ):
-            assert read_some(exchange) == b"one"
-            assert exchange.read(0.05) is None
+            assert read_some(response) == b"one"
+            assert response.read(0.05) is None
             with pytest.raises(UpstreamTimeout, match="went silent for 0.3 s"):
-                exchange.read(5.0)
+                response.read(5.0)
 
     def test_slow_consumer_does_not_make_its_upstream_idle(self, transport: Transport) -> None:
         reply = (CHUNKED + chunk(b"one"), chunk(b"two"), b"0\r\n\r\n")
         limits = Timeouts(idle=0.2)
         with (
             ScriptedServer(always(*reply)) as server,
-            self.get(transport, server, timeouts=limits) as exchange,
+            self.get(transport, server, timeouts=limits) as response,
         ):
-            assert exchange.wait(5.0)
+            assert response.wait(5.0)
             time.sleep(0.4)
-            assert exchange.read_all(LIMIT) == b"onetwo"
+            assert response.read_all(LIMIT) == b"onetwo"
 
     def test_endless_trickle_ends_at_the_total(self, transport: Transport) -> None:
         def script(peer: Peer) -> None:
@@ -198,10 +198,10 @@ class TestFailures(Contract):
         with ScriptedServer(script) as server:
             started = time.monotonic()
             with (
-                self.get(transport, server, timeouts=limits) as exchange,
+                self.get(transport, server, timeouts=limits) as response,
                 pytest.raises(UpstreamTimeout, match="longer than 0.4 s"),
             ):
-                exchange.read_all(LIMIT)
+                response.read_all(LIMIT)
             assert 0.4 <= time.monotonic() - started < 2.0
 
     def test_total_ends_the_wait_for_headers_too(self, transport: Transport) -> None:
@@ -212,10 +212,10 @@ class TestFailures(Contract):
         limits = Timeouts(total=0.3)
         with (
             ScriptedServer(script) as server,
-            self.get(transport, server, timeouts=limits) as exchange,
+            self.get(transport, server, timeouts=limits) as response,
             pytest.raises(UpstreamTimeout, match="longer than 0.3 s"),
         ):
-            exchange.wait(5.0)
+            response.wait(5.0)
 
     def test_upstream_that_takes_no_request_is_a_timeout(self, transport: Transport) -> None:
         leave = threading.Event()
@@ -241,9 +241,9 @@ class TestFailures(Contract):
 
         with ScriptedServer(script) as server:
             request = UpstreamRequest("POST", server.url, {}, bytes(4 << 20))
-            with transport.open(request) as exchange:
-                assert exchange.read_all(LIMIT) == b"too large"
-                assert exchange.status == 413
+            with transport.open(request) as response:
+                assert response.read_all(LIMIT) == b"too large"
+                assert response.status == 413
 
     @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\x00b", "snow ☃"])
     def test_header_that_cannot_be_sent_is_refused(self, transport: Transport, value: str) -> None:

@@ -32,9 +32,9 @@ def script(peer):
     peer.send(LAST_CHUNK)
 
 def stream(number):
-    with transport.open(UpstreamRequest("GET", server.url)) as exchange:
+    with transport.open(UpstreamRequest("GET", server.url)) as response:
         silences = 0
-        while (piece := exchange.read(0.03)) != b"":
+        while (piece := response.read(0.03)) != b"":
             silences += piece is None
     return silences
 

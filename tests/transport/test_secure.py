@@ -53,9 +53,9 @@ class TestSecure(Contract):
                 gone.set()
 
         with ScriptedServer(script, authority.server_context("127.0.0.1")) as server:
-            with self.get(trusting, server) as exchange:
-                assert exchange.wait(0.05) is False
-                assert exchange.wait(0.05) is False
+            with self.get(trusting, server) as response:
+                assert response.wait(0.05) is False
+                assert response.wait(0.05) is False
             assert gone.wait(2.0)
 
     def test_unknown_authority_is_refused(self, transport: Transport, authority: Authority) -> None:
@@ -99,8 +99,8 @@ class TestSecure(Contract):
             transport = Transport(SOON, proxy=f"http://{USER}{proxy.origin}")
             for _ in range(2):
                 request = UpstreamRequest("GET", "http://upstream.example/path?q=1")
-                with transport.open(request) as exchange:
-                    assert exchange.read_all(LIMIT) == b"through"
+                with transport.open(request) as response:
+                    assert response.read_all(LIMIT) == b"through"
             transport.close()
             assert proxy.connections == 1
             assert proxy.requests[1].target == "http://upstream.example/path?q=1"
@@ -154,11 +154,11 @@ class TestSecure(Contract):
         with (
             ScriptedServer(once(CHUNKED + chunk(b"half")), tls) as server,
             ScriptedServer(connect_proxy(), tls if secure else None) as proxy,
-            self.get(trusting, server, proxy=f"{proxy.scheme}://{proxy.origin}") as exchange,
+            self.get(trusting, server, proxy=f"{proxy.scheme}://{proxy.origin}") as response,
         ):
-            assert read_some(exchange) == b"half"
+            assert read_some(response) == b"half"
             with pytest.raises(ProtocolError):
-                exchange.read(5.0)
+                response.read(5.0)
 
     def test_refused_tunnel_is_unreachable_and_hides_the_password(
         self, trusting: Transport
@@ -202,8 +202,8 @@ class TestSecure(Contract):
             request = UpstreamRequest("GET", f"{server.scheme}://localhost:{server.port}/")
             for _ in range(2):
                 via = f"{scheme}://{USER}{proxy.origin}"
-                with trusting.open(request, proxy=via) as exchange:
-                    assert exchange.read_all(LIMIT) == b"by socks"
+                with trusting.open(request, proxy=via) as response:
+                    assert response.read_all(LIMIT) == b"by socks"
             expected = "name localhost" if scheme == "socks5h" else "address 127.0.0.1"
             assert asked == [expected]
 

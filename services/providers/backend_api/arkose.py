@@ -34,10 +34,10 @@ def arkose_token(transport: Transport, urls: tuple[str, ...]) -> Generator[list[
 
 def _ask(transport: Transport, url: str) -> Generator[list[Event], None, str]:
     request = UpstreamRequest("POST", url, _FORM, b"type=gpt-4")
-    with transport.open(request, timeouts=TIMEOUTS) as exchange:
-        yield from headers_of(exchange)
-        body = yield from body_of(exchange, MAX_ERROR_BODY)
-    if exchange.status != 200:
+    with transport.open(request, timeouts=TIMEOUTS) as response:
+        yield from headers_of(response)
+        body = yield from body_of(response, MAX_ERROR_BODY)
+    if response.status != 200:
         return ""
     try:
         return msgspec.json.decode(body, type=_Answer).token

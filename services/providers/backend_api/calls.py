@@ -17,7 +17,7 @@ from services.providers.backend_api.settings import BackendApiSettings
 from services.providers.backend_api.waiting import body_of, headers_of
 from services.providers.base import MAX_ERROR_BODY, TICK, ProviderContext
 from services.providers.refusals import not_an_answer
-from services.transport import Exchange, Timeouts, UpstreamRequest
+from services.transport import Timeouts, UpstreamRequest, UpstreamResponse
 
 T = TypeVar("T")
 
@@ -74,8 +74,8 @@ class Calls:
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
         about_file: bool = False,
-    ) -> Generator[list[Event], None, Exchange]:
-        """Wait for our place and for the answer's headers; the caller closes the exchange.
+    ) -> Generator[list[Event], None, UpstreamResponse]:
+        """Wait for our place and for the answer's headers; the caller closes the response.
 
         Raises `RateLimited` when the queue is longer than the patience, and what the transport
         raises.
@@ -87,29 +87,29 @@ class Calls:
             sent["Content-Type"] = "application/json"
             data = msgspec.json.encode(body)
         request = UpstreamRequest(method, self._base + path, sent, data)
-        exchange = self._context.transport.open(request, timeouts=timeouts)
+        response = self._context.transport.open(request, timeouts=timeouts)
         try:
-            yield from headers_of(exchange)
+            yield from headers_of(response)
         except BaseException:
-            exchange.close()
+            response.close()
             raise
-        return exchange
+        return response
 
     def ask(
         self, method: str, path: str, kind: type[T], body: Any = None, about_file: bool = False
     ) -> Generator[list[Event], None, T]:
         """A small JSON answer as a `kind`. Raises what `refused` makes of any other."""
-        exchange = yield from self.open(method, path, body, timeouts=QUICK, about_file=about_file)
-        with exchange:
-            answer = yield from body_of(exchange, MAX_ERROR_BODY)
-        if exchange.status != 200:
-            raise refused(exchange.status, exchange.headers, answer, self.credential)
+        response = yield from self.open(method, path, body, timeouts=QUICK, about_file=about_file)
+        with response:
+            answer = yield from body_of(response, MAX_ERROR_BODY)
+        if response.status != 200:
+            raise refused(response.status, response.headers, answer, self.credential)
         try:
             return msgspec.json.decode(answer, type=kind)
         except msgspec.ValidationError as exc:
             raise ProtocolError("the upstream gave a small answer of another shape") from exc
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise not_an_answer(exchange.headers.get("content-type", "")) from exc
+            raise not_an_answer(response.headers.get("content-type", "")) from exc
 
     def _take_place(self, about_file: bool) -> Generator[list[Event], None, None]:
         """One place in the account's minute, or `RateLimited`."""

@@ -20,8 +20,8 @@ class Deletion:
     def __call__(self) -> None:
         """Hide the conversation for good; one that is gone already is no failure."""
         body = {"is_visible": False}
-        exchange = result_of(self._calls.open("PATCH", self._path, body, timeouts=QUICK))
-        with exchange:
-            exchange.read_all(MAX_ERROR_BODY)
-        if exchange.status not in (200, 204, 404):
-            raise UpstreamError(f"the upstream answered {exchange.status} to a deletion")
+        response = result_of(self._calls.open("PATCH", self._path, body, timeouts=QUICK))
+        with response:
+            response.read_all(MAX_ERROR_BODY)
+        if response.status not in (200, 204, 404):
+            raise UpstreamError(f"the upstream answered {response.status} to a deletion")

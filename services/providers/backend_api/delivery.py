@@ -15,7 +15,7 @@ from services.providers.backend_api.refused import refused
 from services.providers.backend_api.waiting import body_of
 from services.providers.base import MAX_ERROR_BODY
 from services.providers.refusals import not_an_answer
-from services.transport import Exchange
+from services.transport import UpstreamResponse
 
 
 class _SocketAnswer(msgspec.Struct):
@@ -49,13 +49,13 @@ class Delivery:
         headers = {"Accept": "text/event-stream"}
         if arkose_token is not None:
             headers["Openai-Sentinel-Arkose-Token"] = arkose_token
-        exchange = yield from self._calls.open("POST", "conversation", body, headers=headers)
-        kind = exchange.headers.get("content-type", "").lower()
-        if exchange.status == 200 and "text/event-stream" in kind:
-            return sse_frames(exchange)
-        with exchange:
-            data = yield from body_of(exchange, MAX_ERROR_BODY)
-        answer = self._socket_answer(exchange, data)
+        response = yield from self._calls.open("POST", "conversation", body, headers=headers)
+        kind = response.headers.get("content-type", "").lower()
+        if response.status == 200 and "text/event-stream" in kind:
+            return sse_frames(response)
+        with response:
+            data = yield from body_of(response, MAX_ERROR_BODY)
+        answer = self._socket_answer(response, data)
         self.conversation_id = answer.conversation_id
         socket = yield from self._open(answer.wss_url)
         return socket_frames(socket, answer.response_id)
@@ -65,15 +65,15 @@ class Delivery:
             self._socket.close()
             self._socket = None
 
-    def _socket_answer(self, exchange: Exchange, data: bytes) -> _SocketAnswer:
+    def _socket_answer(self, response: UpstreamResponse, data: bytes) -> _SocketAnswer:
         """Raises what the answer means if no socket is in it."""
-        if exchange.status == 200:
+        if response.status == 200:
             if not data.lstrip().startswith(b"{"):
-                raise not_an_answer(exchange.headers.get("content-type", ""))
+                raise not_an_answer(response.headers.get("content-type", ""))
             answer = _decoded(data)
             if answer is not None and answer.response_id:
                 return answer
-        raise refused(exchange.status, exchange.headers, data, self._calls.credential)
+        raise refused(response.status, response.headers, data, self._calls.credential)
 
     def _open(self, url: str) -> Generator[list[Event], None, EventSocket]:
         """The socket that is open already, if it is the one; else a new one."""

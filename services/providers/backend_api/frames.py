@@ -16,7 +16,7 @@ from services.core.errors import GatewayError, ProtocolError
 from services.providers.backend_api.event_socket import EventSocket
 from services.providers.base import TICK
 from services.providers.framing import SSEDecoder
-from services.transport import Exchange
+from services.transport import UpstreamResponse
 
 Frames = Generator[list[bytes] | None, None, None]
 
@@ -36,16 +36,16 @@ class _Nested(msgspec.Struct):
     data: _Content
 
 
-def sse_frames(exchange: Exchange) -> Frames:
-    """Events of a response's body. The exchange is closed at the end."""
+def sse_frames(response: UpstreamResponse) -> Frames:
+    """Events of a response's body. The response is closed at the end."""
     decoder = SSEDecoder()
-    with exchange:
-        while (data := exchange.read(TICK)) != b"":
+    with response:
+        while (data := response.read(TICK)) != b"":
             frames = None if data is None else decoder.feed(data)
             yield frames
             if frames and DONE in frames:
                 with contextlib.suppress(GatewayError):
-                    exchange.read(_LINGER)
+                    response.read(_LINGER)
                 return
         yield decoder.finish()
 

@@ -133,16 +133,16 @@ def _put(
     headers = {"Content-Type": file.mime, "x-ms-blob-type": "BlockBlob"}
     request = UpstreamRequest("PUT", url, headers, file.data)
     try:
-        exchange = context.transport.open(
+        response = context.transport.open(
             request, timeouts=_PUT, proxy=context.settings.proxy or None
         )
     except InvalidRequest as exc:
         raise ProtocolError("the upstream gave no usable address for an upload") from exc
-    with exchange:
-        yield from headers_of(exchange)
-        yield from body_of(exchange, MAX_ERROR_BODY)
-    if exchange.status != 201:
-        raise UpstreamError(f"the upstream's file store answered {exchange.status} to an upload")
+    with response:
+        yield from headers_of(response)
+        yield from body_of(response, MAX_ERROR_BODY)
+    if response.status != 201:
+        raise UpstreamError(f"the upstream's file store answered {response.status} to an upload")
 
 
 def _confirm(file_id: str, calls: Calls) -> Generator[list[Event], None, None]:

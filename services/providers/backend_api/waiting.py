@@ -1,4 +1,4 @@
-"""Wait for an exchange without falling silent: every quiet second gives an empty batch, so that
+"""Wait for a response without falling silent: every quiet second gives an empty batch, so that
 the edge can keep its client alive or notice that it has left.
 """
 
@@ -10,21 +10,21 @@ from typing import TypeVar
 from services.core.errors import ProtocolError
 from services.core.events import SILENCE, Event
 from services.providers.base import TICK
-from services.transport import Exchange
+from services.transport import UpstreamResponse
 
 T = TypeVar("T")
 
 
-def headers_of(exchange: Exchange) -> Generator[list[Event], None, None]:
+def headers_of(response: UpstreamResponse) -> Generator[list[Event], None, None]:
     """Wait for status and headers."""
-    while not exchange.wait(TICK):
+    while not response.wait(TICK):
         yield SILENCE
 
 
-def body_of(exchange: Exchange, limit: int) -> Generator[list[Event], None, bytes]:
+def body_of(response: UpstreamResponse, limit: int) -> Generator[list[Event], None, bytes]:
     """The whole body. Raises `ProtocolError` beyond `limit` bytes."""
     body = bytearray()
-    while (data := exchange.read(TICK)) != b"":
+    while (data := response.read(TICK)) != b"":
         if data is None:
             yield SILENCE
             continue
