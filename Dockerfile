@@ -6,8 +6,8 @@ COPY requirements.txt .
 RUN pip install --no-cache-dir --require-hashes -r requirements.txt
 COPY app.py wsgi.py gunicorn.conf.py config.json gpts.json ./
 COPY services services
-RUN mkdir -p data images files log && chown causeway data images files log
-USER causeway
+RUN mkdir -p data images files log && chown 10001 data images files log
+USER 10001
 
 ENV PYTHONUNBUFFERED=1 SERVER_HOST=0.0.0.0 SERVER_PORT=33333
 EXPOSE 33333
