@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,9 +23,10 @@ from services.accounts.token_store import TokenStore
 from services.accounts.tokens import TokenManager
 from services.accounts.vault import open_vault
 from services.config import RefreshToAccess
+from services.embedded_store import EmbeddedStore
 from services.store import Store
 from services.transport import Timeouts
-from tests.gateway import ROOT
+from tests.gateway import ROOT, wait_for
 
 QUICK = Timeouts(connect=1.0, first_byte=0.6, idle=0.6, total=1.0)
 
@@ -120,6 +122,14 @@ def hanging(pid: int) -> Iterator[None]:
         yield
     finally:
         process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def killed(server: EmbeddedStore, store: Store) -> Iterator[None]:
+    """The server is dead meanwhile, and starts again afterwards."""
+    os.kill(server_pid(store), signal.SIGKILL)
+    yield
+    wait_for(lambda: server.keep_running() or store.probe().state == "ok")
 
 
 def start_workers(count: int, *arguments: str) -> list[subprocess.Popen[str]]:

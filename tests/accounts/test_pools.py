@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from cryptography.fernet import Fernet
 
@@ -22,10 +19,11 @@ from services.config.account_setting import AccountSetting
 from services.config.kinds import Group
 from services.core.errors import InvalidRequest, NotFound, RateLimited, Unavailable
 from services.core.models import Secret
+from services.embedded_store import EmbeddedStore
 from services.providers.refusals import _BAN_WORDS
 from services.store import Store
-from tests.accounts.support import Clock, hanging, server_pid, together
-from tests.gateway import RedisServer, wait_for
+from tests.accounts.support import Clock, killed, together
+from tests.gateway import RedisServer
 
 NOWHERE = Store("")
 VAULT = Vault([Fernet.generate_key().decode()])
@@ -374,15 +372,14 @@ class TestShared:
         clock.now += 11
         assert two.lease().id != lease.id
 
-    def test_outage_keeps_what_this_worker_knows(self, store: Store, clock: Clock) -> None:
+    def test_outage_keeps_what_this_worker_knows(
+        self, server: EmbeddedStore, store: Store, clock: Clock
+    ) -> None:
         pool = Pool("web", accounts_of("web", [setting("a"), setting("b")]), store, clock)
         pool.strike(lease_of(pool, "a"), "cooling")
-        pid = server_pid(store)
-        with hanging(psutil.Process(pid).ppid()):
-            os.kill(pid, signal.SIGKILL)
+        with killed(server, store):
             assert names(pool, 3) == ["b"] * 3
             assert states(pool) == {"a": "cooling", "b": "ready"}
-        wait_for(lambda: store.probe().state == "ok")
         assert names(pool, 3) == ["b"] * 3
 
     def test_server_on_the_network_keeps_the_same_books(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import signal
 import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
 
-import psutil
 import pytest
 
 from emulators.backend_api import BackendApi
@@ -29,12 +26,11 @@ from services.store import Store
 from tests.accounts.support import (
     Clock,
     Monitor,
-    hanging,
     jwt,
+    killed,
     manager,
     official,
     results_of,
-    server_pid,
     start_workers,
     together,
 )
@@ -391,32 +387,36 @@ class TestManyWorkers:
 
 class TestOutage:
     def test_killed_store_stops_nobody_and_causes_no_storm(
-        self, store: Store, tokens: TokenManager, tmp_path: Path, endpoint: BackendApi
+        self,
+        server: EmbeddedStore,
+        store: Store,
+        tokens: TokenManager,
+        tmp_path: Path,
+        endpoint: BackendApi,
     ) -> None:
         access = tokens.access(ALICE)
         other = another(store, tmp_path, endpoint)
-        pid = server_pid(store)
-        with hanging(psutil.Process(pid).ppid()):  # so that it stays dead until we have looked
-            os.kill(pid, signal.SIGKILL)
+        with killed(server, store):
             assert set(together(20, lambda: tokens.access(ALICE))) == {access}
             fresh = tokens.access(ALICE, not_this=access)
             bob = tokens.access(Secret("rt-bob-canary7f3e"))
             assert store.status.state == "away"
-        wait_for(lambda: store.probe().state == "ok")
         tokens.save_missed()
         assert set(together(20, lambda: other.access(ALICE))) == {fresh}
         assert other.access(Secret("rt-bob-canary7f3e")) == bob
         assert exchanges(endpoint) == 3
 
     def test_rotated_token_got_during_an_outage_is_stored_with_the_next_use(
-        self, store: Store, tokens: TokenManager, tmp_path: Path, endpoint: BackendApi
+        self,
+        server: EmbeddedStore,
+        store: Store,
+        tokens: TokenManager,
+        tmp_path: Path,
+        endpoint: BackendApi,
     ) -> None:
         endpoint.state.rotate_refresh = True
-        pid = server_pid(store)
-        with hanging(psutil.Process(pid).ppid()):
-            os.kill(pid, signal.SIGKILL)
+        with killed(server, store):
             access = tokens.access(ALICE)
-        wait_for(lambda: store.probe().state == "ok")
         tokens.access(Secret("rt-bob-canary7f3e"))
         assert another(store, tmp_path, endpoint).access(ALICE) == access
         sent = [call.json["refresh_token"] for call in endpoint.calls("oauth_token")]
