@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from . import demo_text
 
 PATIENCE = 60.0
 """Seconds for all upstreams to come up; a slow disk takes long to read the model."""
+
+UNUSED = ("CAUSEWAY_CONFIG", "UPSTREAM_BASE_URL", "SERVER_PROXIES")
+"""What the demo sets aside: it brings its own settings and upstreams, on this machine."""
 
 SCRIPTED_MODELS = ["emu-small", "emu-large"]
 _LISTENING = re.compile(r"listening on (\S+)\n")
@@ -31,15 +34,19 @@ class DemoError(Exception):
 
 
 class Demo:
-    """The running upstreams; `text` is what to show once the gateway at a URL answers."""
+    """The running upstreams, and what to tell about them once the gateway answers."""
 
-    def __init__(self, root: Path, has_model: bool, why_not: str, has_web: bool) -> None:
+    def __init__(self, root: Path, folder: Path, facts: demo_text.Facts) -> None:
         self._root = root
-        self._facts = (has_model, why_not, has_web)
+        self._folder = folder
+        self._facts = facts
 
-    def introduce(self, host: str, port: int) -> None:
-        """Have a child show the introduction as soon as somebody answers there."""
-        url = demo_text.address(host, port)
+    def introduce(self, host: str, port: int, prefix: str = "", key: str = "") -> None:
+        """Have a child show the introduction as soon as somebody answers there. With `key`, one
+        that the gateway asks for, the commands read it from a file of the demo.
+        """
+        url = demo_text.address(host, port) + prefix
+        key_file = _written(self._folder / "key", key) if key else None
         process = subprocess.Popen(
             [sys.executable, "-m", "emulators.demo_text", url],
             cwd=self._root,
@@ -50,14 +57,17 @@ class Demo:
         )
         assert process.stdin is not None
         with process.stdin as pipe:
-            pipe.write(demo_text.introduction(url, *self._facts))
+            pipe.write(demo_text.introduction(url, self._facts, key_file))
 
 
-def start_demo(root: Path, environ: MutableMapping[str, str]) -> Demo:
-    """Start the upstreams, write their settings, and let `environ` point at them.
+def start_demo(root: Path, given: Mapping[str, str], environ: MutableMapping[str, str]) -> Demo:
+    """Start the upstreams, write their settings, and let `environ` point at them. `given` is what
+    the operator has set, here or elsewhere; `environ` wins over it.
 
     Raises `DemoError`. The model may be missing, where its wheels have no build.
     """
+    unused = [name for name in UNUSED if given.get(name)]
+    environ["SERVER_PROXIES"] = ""
     folder = Path(environ.get("SERVER_DATA_DIR") or root) / "data" / "demo"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     deadline = time.monotonic() + PATIENCE
@@ -74,7 +84,7 @@ def start_demo(root: Path, environ: MutableMapping[str, str]) -> Demo:
     except DemoError as exc:
         why_not = str(exc)
     settings: dict[str, Any] = {"log_level": "INFO", "providers": {"custom": custom}}
-    settings["auth"] = {"anonymous": not environ.get("AUTH_KEYS")}
+    settings["auth"] = {"anonymous": not given.get("AUTH_KEYS")}
     if web is not None:
         # a variable, since it wins over a real upstream's in .env, which must not get this token
         environ["UPSTREAM_BASE_URL"] = web.said(_LISTENING, deadline)
@@ -84,8 +94,9 @@ def start_demo(root: Path, environ: MutableMapping[str, str]) -> Demo:
             "calls_per_minute": 0,
         }
         settings["use_pandora_file_server"] = False
-    environ["CAUSEWAY_CONFIG"] = str(_written(folder / "config.json", settings))
-    return Demo(root, not why_not, why_not, has_web)
+    config = _written(folder / "config.json", json.dumps(settings, indent=2))
+    environ["CAUSEWAY_CONFIG"] = str(config)
+    return Demo(root, folder, demo_text.Facts(not why_not, why_not, has_web, unused))
 
 
 class _Upstream:
@@ -130,7 +141,8 @@ def _entry(prefix: str, url: str, models: list[str]) -> dict[str, Any]:
     return {"prefix": prefix, "base_url": url, "api_key": "none", "models": models, "draws": []}
 
 
-def _written(path: Path, settings: dict[str, Any]) -> Path:
+def _written(path: Path, text: str) -> Path:
+    """A file that only this user can read."""
     path.touch(mode=0o600)
-    path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return path.resolve()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from services import __version__
 from services.accounts import AccountsError, VaultError, open_vault
-from services.config import ROOT, ConfigErrors, Settings, check_exposure, load_here
+from services.config import ROOT, ConfigErrors, Settings, check_exposure, environment, load_here
 from services.providers.registry import provider_types
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if busy:
         _fail(busy, 1)
     if demo is not None:
-        demo.introduce(settings.server.host, settings.server.port)
+        prefix = f"/{settings.backend_container_api_prefix}".rstrip("/")
+        key = next((key.key.reveal() for key in settings.auth.keys), "")
+        demo.introduce(settings.server.host, settings.server.port, prefix, key)
     os.chdir(ROOT)
     gunicorn = [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py", "wsgi:app"]
     os.execv(sys.executable, gunicorn)  # noqa: S606  # our own interpreter, fixed arguments
@@ -171,7 +173,7 @@ def _demo() -> Demo:
     from emulators.demo import DemoError, start_demo  # not there in the container
 
     try:
-        return start_demo(ROOT, os.environ)
+        return start_demo(ROOT, environment(), os.environ)
     except DemoError as exc:
         _fail(str(exc), 1)
 

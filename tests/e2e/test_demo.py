@@ -19,7 +19,7 @@ import psutil
 import pytest
 import requests
 
-from tests.gateway import ROOT, free_port, wait_for
+from tests.gateway import KEY, ROOT, free_port, wait_for
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("AUTH_", "SERVER_"))}
@@ -36,7 +36,7 @@ REQUEST: dict[str, Any] = {
 class Demo:
     """The first command of the README on a free port, and what it printed."""
 
-    def __init__(self, folder: Path, **environ: str) -> None:
+    def __init__(self, folder: Path, root: Path = ROOT, **environ: str) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -45,7 +45,7 @@ class Demo:
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 ["sh", "-c", command],
-                cwd=ROOT,
+                cwd=root,
                 env={**ENVIRONMENT, **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -114,9 +114,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 
 def test_real_model_runs_here(demo: Demo) -> None:
-    assert "real      demo-llm: SmolLM2" in demo.printed(), (
-        "the model's wheels (requirements-demo.txt) have no build for this machine"
-    )
+    assert (
+        "real      demo-llm: SmolLM2-135M-Instruct on this machine's CPU; it ignores tools"
+        in demo.printed()
+    ), "the model's wheels (requirements-demo.txt) have no build for this machine"
 
 
 def test_printed_request_is_the_readmes_and_the_real_model_answers(demo: Demo) -> None:
@@ -254,6 +255,41 @@ def test_without_the_wheels_the_scripted_upstreams_answer(tmp_path: Path) -> Non
         answer = json.loads(run(demo.commands()[0]))
     assert answer["model"] == "emu-small"
     assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("place", ["environment", ".env"])
+def test_keys_and_configuration_of_ones_own_are_told_and_the_printed_commands_work(
+    tmp_path: Path, place: str
+) -> None:
+    own = {
+        "AUTH_KEYS": f"{KEY},sk-another-canary7f3e",
+        "CAUSEWAY_CONFIG": "nowhere.json",
+        "SERVER_PROXIES": "http://127.0.0.1:9",
+    }
+    root = checkout(tmp_path / "checkout")
+    (root / ".env").write_text(
+        "".join(f"{name}={text}\n" for name, text in own.items()) if place == ".env" else ""
+    )
+    with Demo(tmp_path, root, **(own if place == "environment" else {})) as demo:
+        assert "CAUSEWAY_CONFIG and SERVER_PROXIES are set, and not used here" in demo.printed()
+        assert "AUTH_KEYS is set: the commands send its first key" in demo.printed()
+        plain, streamed, models = demo.commands()
+        assert json.loads(run(plain))["model"] == "demo-llm"
+        assert frames(run(streamed))
+        assert json.loads(run(models))["data"]
+        assert requests.get(f"{demo.url}/v1/models", timeout=10).status_code == 401
+    assert KEY not in demo.printed()
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of what runs, to have an `.env` of its own."""
+    for name in ("bin", "services", "emulators"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("app.py", "wsgi.py", "gunicorn.conf.py", ".venv", "gpts.json"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("requirements.txt", "requirements-demo.txt"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
 
 
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
