@@ -88,7 +88,8 @@ class AdminClient:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    arguments = _parser().parse_args(argv)
+    unset = argparse.Namespace(json=False, url=None, admin_key_file=None)
+    arguments = _parser().parse_args(argv, unset)
     try:
         url, key = _where(arguments)
         answer = arguments.run(AdminClient(url, key), arguments)
@@ -140,19 +141,18 @@ def _cause(exc: requests.RequestException) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
+    # in any place: what a subcommand does not find has to leave alone what stood before it
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    shared.add_argument("--json", action="store_true", help="print the answer as JSON")
+    shared.add_argument("--url", help="where the gateway is, such as https://gateway.example")
     shared.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print the answer as JSON"
+        "--admin-key-file", metavar="FILE", help="a file with the admin key; - for standard input"
     )
     parser = argparse.ArgumentParser(
         prog="bin/causeway",
+        parents=[shared],
         description="Look after a running gateway. Its address and admin key come from the same "
         "settings and variables as the gateway's own, unless flags name others.",
-    )
-    parser.set_defaults(json=False)
-    parser.add_argument("--url", help="where the gateway is, such as https://gateway.example")
-    parser.add_argument(
-        "--admin-key-file", metavar="FILE", help="a file with the admin key; - for standard input"
     )
     parser.add_argument("-v", "--version", action="version", version=f"causeway {__version__}")
     groups = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -163,9 +163,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_keys(groups: Any, shared: argparse.ArgumentParser) -> None:
-    verbs = groups.add_parser("keys", help="keys that open the gateway").add_subparsers(
-        required=True, metavar="VERB"
-    )
+    group = groups.add_parser("keys", parents=[shared], help="keys that open the gateway")
+    verbs = group.add_subparsers(required=True, metavar="VERB")
     add = verbs.add_parser
     command = add("list", parents=[shared], help="all keys")
     command.set_defaults(run=lambda c, a: c.call("GET", "/keys"), show=list_text)
@@ -234,9 +233,8 @@ def _change_key(client: AdminClient, arguments: argparse.Namespace) -> Any:
 
 
 def _add_accounts(groups: Any, shared: argparse.ArgumentParser) -> None:
-    verbs = groups.add_parser("accounts", help="upstream accounts").add_subparsers(
-        required=True, metavar="VERB"
-    )
+    group = groups.add_parser("accounts", parents=[shared], help="upstream accounts")
+    verbs = group.add_subparsers(required=True, metavar="VERB")
     command = verbs.add_parser("list", parents=[shared], help="all accounts")
     command.set_defaults(run=lambda c, a: c.call("GET", "/accounts"), show=list_text)
     command = verbs.add_parser("add", parents=[shared], help="add one to a provider's pool")

@@ -343,6 +343,25 @@ def shell(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell
 
 
 class TestCommandLine:
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "{} keys create late",
+            "keys {} create late",
+            "keys create {} late",
+            "keys create late {}",
+        ],
+    )
+    def test_options_stand_in_any_place(
+        self, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str
+    ) -> None:
+        """`bin/causeway keys create NAME --url …` was refused."""
+        key = tmp_path / "admin.key"
+        key.write_text(ADMIN_KEY)
+        options = f"--url {url} --admin-key-file {key} --json"
+        assert main(words.format(options).split()) == 0
+        assert json.loads(capsys.readouterr().out)["key"]["name"] == "late"
+
     def test_life_of_a_key(self, shell: Shell, service: Service, tmp_path: Path) -> None:
         own = tmp_path / "own.key"
         own.write_text("sk-the-bots-own-canary7f3e\n")
