@@ -25,10 +25,10 @@ from services.files import (
 )
 from services.gateway import Fallbacks, Gateway
 from services.jobs import BackgroundQueue, Schedule
-from services.keys import Gatekeeper, KeyBook, Ledger, UsageBook
+from services.keys import AdmissionControl, KeyLookup, UsageRecorder, UsageStore
 from services.keys.editor import KeyEditor
 from services.keys.limiter import LEASE_SECONDS
-from services.keys.listed import ListedModels
+from services.keys.usage import ListedModels
 from services.metrics import Metrics
 from services.providers.base import ProviderContext
 from services.providers.registry import Registry
@@ -59,10 +59,10 @@ def create_app(settings: Settings, *, serve: bool = True) -> Flask:
         accounts=lambda: ((a.provider, a.state) for a in credentials.pools.accounts()),
         store_is_up=lambda: store.status.state == "ok",
     )
-    book, usage = KeyBook(store, settings.auth.keys), UsageBook(store)
+    book, usage = KeyLookup(store, settings.auth.keys), UsageStore(store)
     listed = ListedModels(lambda: (card.id for card in gateway.models()))
-    ledger = Ledger(usage, listed, metrics.turns)
-    gatekeeper = Gatekeeper(store, book, ledger, vault)
+    ledger = UsageRecorder(usage, listed, metrics.turns)
+    gatekeeper = AdmissionControl(store, book, ledger, vault)
     cache = FileCache.from_settings(settings)
     max_body = int(settings.server.max_body_mb * MEGABYTE)
     user_files = UserFiles(cache, store, max_body)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -33,8 +33,10 @@ from services.metrics import kind_of
 from services.pipeline.fallback import Source, first_to_answer
 from services.pipeline.files import FAILED as NOT_FETCHED
 from services.pipeline.files import adopt_files
+from services.pipeline.finish import finish
 from services.pipeline.profiles import Profile
-from services.pipeline.run import run
+from services.pipeline.render import render
+from services.providers.base import Route
 from services.providers.registry import Registry, Target
 from services.wire.image_request import ImageRequest
 
@@ -67,7 +69,7 @@ class ProviderHealth(msgspec.Struct, frozen=True):
     failures: tuple[Failure, ...]
 
 
-class Setting(msgspec.Struct, frozen=True):
+class Context(msgspec.Struct, frozen=True):
     """What of an HTTP request matters for its answer. `public_base` gives our address as the
     caller knows it, and is asked only when a file has to be linked.
     """
@@ -120,45 +122,62 @@ class Gateway:
         self._fallbacks = fallbacks or Fallbacks({})
         self._failures: dict[str, Failure] = {}
 
-    def answer(self, request: ChatRequest, setting: Setting) -> WireEvents:
-        """The answer's events.
+    def answer(self, request: ChatRequest, context: Context) -> WireEvents:
+        """The answer's events, accounted for at their end.
 
         Raises `ModelNotFound` at once; upstream failures come from the iterator.
         """
-        events = self._rich(request, setting, NOT_FETCHED)
-        return run(events, request, setting.profile)
+        targets = self._targets(request.model, context)
+        events = self._events(targets, request, context, NOT_FETCHED)
+        if context.profile.plain_text or any(t.provider.makes_files for _, t in targets):
+            wire = render(events, context.profile)
+        else:
+            wire = cast(WireEvents, events)  # such providers make no rich events
+        return finish(wire, request, context.admission)
 
-    def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
+    def pictures(self, image: ImageRequest, chat: ChatRequest, context: Context) -> Events:
         """One turn of a model that draws, its pictures at addresses of ours, nothing rendered.
 
         Raises at once `ModelNotFound`, and `InvalidRequest` for a model known to make no pictures.
         """
-        if self._registry.resolve(chat.model).route.draws is False:
-            raise self._draws_nothing(chat.model, setting)
-        return setting.admission.tap(self._rich(chat, setting, None, pictures=True))
+        targets = self._targets(chat.model, context)
+        if targets[0][1].route.draws is False:
+            raise self._draws_nothing(chat.model, context)
+        drawing = [target for target in targets if target[1].route.draws is not False]
+        return context.admission.tap(self._events(drawing, chat, context, None))
 
-    def _draws_nothing(self, model: str, setting: Setting) -> InvalidRequest:
-        names = (name for name in self._registry.drawing() if setting.admission.allows(name))
+    def _draws_nothing(self, model: str, context: Context) -> InvalidRequest:
+        names = (name for name in self._registry.drawing() if context.admission.allows(name))
         other = next(names, None)
         instead = f"{other} does" if other else "no model known to do so is configured"
         return InvalidRequest(f"the model {model} makes no pictures; {instead}", param="model")
 
-    def _rich(
+    def _targets(self, model: str, context: Context) -> list[tuple[str, Target]]:
+        """Who serves `model`, and those that stand in for it, by the models' names."""
+        targets = [(model, self._registry.resolve(model))]
+        if not context.caller.credential:
+            targets += self._served(self._fallbacks.others(model))
+        return targets
+
+    def _events(
         self,
+        targets: Sequence[tuple[str, Target]],
         request: ChatRequest,
-        setting: Setting,
+        context: Context,
         not_fetched: str | None,
-        *,
-        pictures: bool = False,
     ) -> Events:
-        target = self._registry.resolve(request.model)
-        others = () if setting.caller.credential else self._fallbacks.others(request.model)
+        """Of the first of `targets` that begins an answer."""
+        (_, asked), *others = targets
         if not others:
-            return self._from(target, request, setting, not_fetched, settled=True)
+            return self._from(asked, request, context, not_fetched, settled=True)
         sources = [
-            Source(name, partial(self._from, other, request, setting, not_fetched, asked=target))
-            for name, other in ((request.model, target), *self._served(others))
-            if not pictures or other.route.draws is not False
+            Source(
+                name,
+                partial(
+                    self._from, target, request, context, not_fetched, stands_in=target is not asked
+                ),
+            )
+            for name, target in targets
         ]
         return first_to_answer(sources, self._fallbacks.after)
 
@@ -174,64 +193,65 @@ class Gateway:
         self,
         target: Target,
         request: ChatRequest,
-        setting: Setting,
+        context: Context,
         not_fetched: str | None,
         *,
-        asked: Target | None = None,
+        stands_in: bool = False,
         settled: bool = False,
     ) -> Events:
-        """The answer of one provider, its files made ours. `asked` is the one that it may stand in
-        for; `settled`: there is no other.
-        """
-        stands_in = asked is not None and target is not asked
-        served = Served(target.provider.name, target.model, stands_in)
-        own = setting.admission.choose(served, settled=settled)
+        """Of one provider, its files made ours; `settled`: nobody else will be asked."""
+        provider, route = target.provider, target.route
+        served = Served(provider.name, target.model, stands_in)
+        own = context.admission.choose(served, settled=settled)
         theirs = own is not None or (
-            target.route.credential is None and setting.caller.credential is not None
+            route.credential is None and context.caller.credential is not None
         )
         if own is not None:
-            route = msgspec.structs.replace(target.route, credential=own)
-            target = msgspec.structs.replace(target, route=route)
-        if target.provider.takes_uploads:
+            route = msgspec.structs.replace(route, credential=own)
+        if provider.takes_uploads:
             request = fill_in_own_files(
-                request, self._own_files, setting.caller, setting.public_base
+                request, self._own_files, context.caller, context.public_base
             )
-        events = self._watched(target, request, setting, theirs)
-        if not target.provider.makes_files:
+        note = partial(self._note, provider.name, route, context.admission, theirs)
+        events = self._credentials.stream(
+            provider, request, route, context.caller, context.admission, note
+        )
+        if not provider.makes_files:
             return events
         return adopt_files(
             events,
-            self._adopter(setting.public_base),
+            self._adopter(context.public_base),
             failed=not_fetched,
             keep_upstream_urls=self._keep_upstream_urls,
         )
 
-    def _watched(
-        self, target: Target, request: ChatRequest, setting: Setting, theirs: bool
-    ) -> Events:
-        """The provider's events; how it went is remembered for the health report. `theirs`: the
-        credential is the caller's, or the key's own.
+    def _note(
+        self,
+        provider: str,
+        route: Route,
+        admission: Admission,
+        theirs: bool,
+        error: GatewayError | None,
+    ) -> None:
+        """How a call went, for the log, metrics and the health report. `theirs`: the credential is
+        the caller's, or the key's own.
         """
-        name, key = target.provider.name, target.route.key
-        upstream = target.route.pool or name
-        try:
-            yield from self._credentials.stream(
-                target.provider, request, target.route, setting.caller, setting.admission
+        upstream = route.pool or provider
+        if error is None:
+            self._failures.pop(upstream, None)
+            return
+        if isinstance(error, UpstreamError):
+            log.warning(
+                "upstream failed provider=%s upstream=%s reason=%s",
+                provider,
+                route.key or "-",
+                error.message,
             )
-        except GatewayError as exc:
-            if isinstance(exc, UpstreamError):
-                log.warning(
-                    "upstream failed provider=%s upstream=%s reason=%s",
-                    name,
-                    key or "-",
-                    exc.message,
-                )
-                self._on_failure(name, exc)
-            if setting.admission.counted and shows_a_fault(exc, theirs):
-                failure = Failure(upstream, kind_of(exc), exc.message, time.monotonic())
-                self._failures[upstream] = failure
-            raise
-        self._failures.pop(upstream, None)
+            self._on_failure(provider, error)
+        if admission.counted and shows_a_fault(error, theirs):
+            self._failures[upstream] = Failure(
+                upstream, kind_of(error), error.message, time.monotonic()
+            )
 
     def models(self) -> list[ModelCard]:
         """The models to list, with the operator's extra fields."""

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.values import ValueClass
 
 from services.core import errors
-from services.keys.ledger import Turn
+from services.keys.usage import RequestUsage
 
 FIRST_TOKEN_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
 
@@ -107,7 +107,7 @@ class Metrics:
         if ok:
             self._refreshed.labels(provider).set(time.time())
 
-    def turns(self, turns: Sequence[Turn]) -> None:
+    def turns(self, turns: Sequence[RequestUsage]) -> None:
         """Count turns that are over; their models are listed ones or "other"."""
         outcomes: Tally[tuple[str, str, str]] = Tally()
         tokens: Tally[tuple[str, str, str]] = Tally()

@@ -40,6 +40,9 @@ LOOK_EVERY = 5.0
 
 T = TypeVar("T")
 Batches = Iterator[list[T]]
+Note = Callable[[GatewayError | None], None]
+"""Is told how an answer ended: with an error, or well."""
+
 Refusal = Literal["expired", "refused", "limited", "unclear"]
 
 _REFUSALS: dict[int, Refusal] = {401: "expired", 402: "refused", 403: "refused", 429: "limited"}
@@ -103,13 +106,15 @@ class Credentials:
         route: Route,
         caller: Caller,
         admission: Admission | None = None,
+        note: Note = lambda error: None,
     ) -> Events:
         """The provider's events, with a renewed token or another account where one is refused
         before the first event. Nothing is asked or sent before the first `next`, which also asks
-        for the limits of `admission`; what that raises comes from there.
+        for the limits of `admission`; what that raises comes from there. `note` is told how it
+        ended.
         """
         attempts = self.attempts(provider, caller, route, _conversation(request), admission)
-        return with_failover(lambda own: provider.stream(request, route, own), attempts)
+        return with_failover(lambda own: provider.stream(request, route, own), attempts, note)
 
     def attempts(
         self,
@@ -295,7 +300,9 @@ class PooledAttempt(Attempt):
 
 
 def with_failover(
-    open_stream: Callable[[Credential], Batches[T]], attempts: Iterable[Attempt]
+    open_stream: Callable[[Credential], Batches[T]],
+    attempts: Iterable[Attempt],
+    note: Note = lambda error: None,
 ) -> Batches[T]:
     """The answer of the first attempt that gets one. `open_stream` asks with a credential.
 
@@ -305,44 +312,49 @@ def with_failover(
     is told.
     """
     fault: GatewayError | TokenFailure
-    for attempt in attempts:
-        try:
-            credential: Credential | None = attempt.credential()
-            may_renew = True
-            while credential is not None:
-                begun = False
-                batches: Batches[T] | None = None
-                try:
-                    batches = attempt.watch(open_stream(credential))
-                    for batch in batches:
-                        if batch:
-                            begun = True
-                        yield batch
-                    attempt.succeeded()
-                    return
-                except GatewayError as error:
-                    refusal = None if begun else refusal_of(error)
-                    if refusal is None:
-                        told = attempt.told(error)
-                        if told is error:
-                            raise
-                        raise told from error
-                    fault = error
-                finally:
-                    _close(batches)
-                renew = may_renew and refusal in ("expired", "unclear")
-                credential = attempt.renewed() if renew else None
-                may_renew = False
-            told_of = attempt.failed(fault)
-        except TokenFailure as failure:
-            fault = failure
-            told_of = attempt.failed(failure)
-        finally:
-            attempt.close()
-        if told_of is fault:
-            raise told_of
-        if told_of is not None:
-            raise told_of from fault
+    try:
+        for attempt in attempts:
+            try:
+                credential: Credential | None = attempt.credential()
+                may_renew = True
+                while credential is not None:
+                    begun = False
+                    batches: Batches[T] | None = None
+                    try:
+                        batches = attempt.watch(open_stream(credential))
+                        for batch in batches:
+                            if batch:
+                                begun = True
+                            yield batch
+                        attempt.succeeded()
+                        note(None)
+                        return
+                    except GatewayError as error:
+                        refusal = None if begun else refusal_of(error)
+                        if refusal is None:
+                            told = attempt.told(error)
+                            if told is error:
+                                raise
+                            raise told from error
+                        fault = error
+                    finally:
+                        _close(batches)
+                    renew = may_renew and refusal in ("expired", "unclear")
+                    credential = attempt.renewed() if renew else None
+                    may_renew = False
+                told_of = attempt.failed(fault)
+            except TokenFailure as failure:
+                fault = failure
+                told_of = attempt.failed(failure)
+            finally:
+                attempt.close()
+            if told_of is fault:
+                raise told_of
+            if told_of is not None:
+                raise told_of from fault
+    except GatewayError as error:
+        note(error)
+        raise
 
 
 def refusal_of(error: GatewayError) -> Refusal | None:

@@ -29,7 +29,7 @@ from services.api.admin_views import (
 from services.api.body import read_body
 from services.config import Settings
 from services.core.errors import InvalidRequest
-from services.keys import KeyChanges, NewKey, UsageBook, UsageQuery
+from services.keys import KeyChanges, NewKey, UsageQuery, UsageStore
 from services.keys.editor import KeyEditor
 from services.wire.json_body import decode_json
 
@@ -46,7 +46,7 @@ class Admin:
         self,
         settings: Settings,
         keys: KeyEditor,
-        usage: UsageBook,
+        usage: UsageStore,
         accounts: AccountBook,
         pools: Callable[[], Collection[str]],
         health: Callable[[], Mapping[str, Any]],

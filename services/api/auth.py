@@ -16,7 +16,7 @@ from werkzeug.datastructures import Headers
 from services.config import Settings, is_loopback, passthrough_enabled
 from services.core.errors import Unauthorized
 from services.core.models import Caller, Credential, Secret
-from services.keys import Admission, Gatekeeper, KeyBook, KeyRecord
+from services.keys import Admission, AdmissionControl, KeyLookup, KeyRecord
 from services.keys.records import PREFIX
 
 _MAX_CREDENTIAL = 16 * 1024
@@ -35,9 +35,9 @@ _HOST_OF = re.compile(r"^https?://|:[0-9]*$")
 class Authenticator:
     """Decides who a request's headers belong to."""
 
-    def __init__(self, settings: Settings, gatekeeper: Gatekeeper | None = None) -> None:
+    def __init__(self, settings: Settings, gatekeeper: AdmissionControl | None = None) -> None:
         self._gatekeeper = gatekeeper
-        self._book = gatekeeper.book if gatekeeper else KeyBook(None, settings.auth.keys)
+        self._book = gatekeeper.keys if gatekeeper else KeyLookup(None, settings.auth.keys)
         self._passthrough = passthrough_enabled(settings)
         self._anonymous = settings.auth.anonymous
         self._advice = _advice(settings)

@@ -15,7 +15,7 @@ from flask import Blueprint, Response, request
 
 from services.api.admin_operations import decode_query
 from services.api.auth import Authenticator, presented_credential
-from services.keys import KeyBook, UsageBook, UsageQuery, UsageRow
+from services.keys import KeyLookup, UsageQuery, UsageRow, UsageStore
 
 HARD_LIMIT_USD = 1_000_000.0
 """What stands for no limit: large, and still a number that callers can do sums with."""
@@ -36,7 +36,7 @@ Prices = Mapping[str, float]
 
 
 def blueprint(
-    auth: Authenticator, book: KeyBook, usage: UsageBook, prices: Prices | None = None
+    auth: Authenticator, book: KeyLookup, usage: UsageStore, prices: Prices | None = None
 ) -> Blueprint:
     """The billing routes, with and without /v1."""
     nominal = prices or {}

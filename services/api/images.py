@@ -27,6 +27,7 @@ from services.config import Settings
 from services.core.errors import (
     GatewayError,
     KeyLimitReached,
+    ProtocolError,
     RateLimited,
     Unavailable,
     UpstreamError,
@@ -35,10 +36,9 @@ from services.core.errors import (
 from services.core.events import Events, Extra, Finish, Image, Text
 from services.core.requests import ChatRequest
 from services.files import public_base
-from services.gateway import Setting
+from services.gateway import Context
 from services.log import TURN
 from services.pipeline import profiles
-from services.pipeline.guard import end_truthfully
 from services.pipeline.plain_text import PlainText
 from services.pipeline.render import render
 from services.wire.image_request import ImageRequest, as_chat, decode_image_request
@@ -68,7 +68,7 @@ _LINKED = re.compile(r"!\[[^\]\n]{0,500}\]\((https?://[^\s()<>]{1,4000})\)")
 class PictureSource(Protocol):
     """Who draws."""
 
-    def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
+    def pictures(self, image: ImageRequest, chat: ChatRequest, context: Context) -> Events:
         """One turn's events, not rendered, with pictures at addresses of ours.
 
         `chat` asks a chat upstream for one picture; an upstream that takes image requests gets
@@ -90,7 +90,7 @@ class _Order(msgspec.Struct, frozen=True):
 
     image: ImageRequest
     chat: ChatRequest
-    setting: Setting
+    context: Context
     deadline: float
 
 
@@ -103,6 +103,7 @@ class _Turn(msgspec.Struct):
     heard: list[str] = []
     said: list[str] = []
     blocked: bool = False
+    finished: bool = False
 
     @property
     def reply(self) -> str:
@@ -135,8 +136,8 @@ def blueprint(
             chat = as_chat(image, settings.dalle_prompt_prefix)
             admission.permit(chat.model)
             base = partial(public_base, settings, request.environ)
-            setting = Setting(caller, profile, base, admission)
-            order = _Order(image, chat, setting, started + seconds)
+            context = Context(caller, profile, base, admission)
+            order = _Order(image, chat, context, started + seconds)
             drawing = admission.during(_draw(order, source, shelf))
             answer = _complete(drawing, Client(request.environ))
         return Response(answer, mimetype="application/json")
@@ -206,14 +207,16 @@ def _take(
 ) -> Generator[None, None, None]:
     """Fill `turn` from one turn of the upstream."""
     image = msgspec.structs.replace(order.image, n=missing)
-    events = _collected(source.pictures(image, order.chat, order.setting), turn)
-    wire = end_truthfully(render(events, order.setting.profile))
+    events = _collected(source.pictures(image, order.chat, order.context), turn)
+    wire = render(events, order.context.profile)
     try:
         for batch in wire:
             turn.said += [event.text for event in batch if isinstance(event, Text)]
             yield
             if time.monotonic() > order.deadline:
                 raise UpstreamTimeout("the picture was not ready within this service's time limit")
+        if not turn.finished:
+            raise ProtocolError("the upstream's answer stopped before its end")
     finally:
         close(wire)
     if turn.blocked:
@@ -233,6 +236,7 @@ def _collected(events: Events, turn: _Turn) -> Events:
                 elif isinstance(event, Text):
                     turn.heard.append(event.text)
                 elif isinstance(event, Finish):
+                    turn.finished = True
                     turn.blocked = turn.blocked or event.reason == "content_filter"
                 elif isinstance(event, Extra) and isinstance(event.fields.get("refusal"), str):
                     turn.said.append(event.fields["refusal"])

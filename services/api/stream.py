@@ -5,7 +5,8 @@ object.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Literal, Protocol
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from services.api.client import Client, ClientGone
 from services.api.errors import as_gateway_error
 from services.core.errors import GatewayError
-from services.core.events import WireEvent
+from services.core.events import SILENCE, WireEvent, WireEvents
 from services.wire.sse import COMMENT
 
 HEADERS = {
@@ -39,20 +40,40 @@ class KeepAlive(msgspec.Struct, frozen=True):
     interval: float
 
 
+def first_batch(
+    events: WireEvents, window: float, on_silence: Callable[[], None]
+) -> list[WireEvent]:
+    """Wait for the first event, for `window` seconds: what fails until then is raised here, so that
+    it can still be a real HTTP status.
+
+    `on_silence` is called on every silent second; it may raise, for instance when the caller has
+    left. After a full window the batch is an empty one.
+    """
+    deadline = time.monotonic() + window
+    for batch in events:
+        if batch:
+            return batch
+        on_silence()
+        if time.monotonic() >= deadline:
+            break
+    return SILENCE
+
+
 def write_stream(
-    events: Iterator[list[WireEvent]],
+    first: list[WireEvent],
+    events: WireEvents,
     encoder: StreamEncoder,
     client: Client,
     keep_alive: KeepAlive,
 ) -> Iterator[bytes]:
-    """Frames of one answer.
+    """Frames of one answer: of its `first` batch, then of the rest.
 
     It ends with the dialect's end mark, or with an error frame, or with the client.
     """
     now = time.monotonic
     written = 0.0
     try:
-        for batch in events:
+        for batch in chain((first,), events):
             frames = encoder.encode(batch) if batch else b""
             if not frames:
                 client.check()

@@ -1,25 +1,29 @@
 """Gateway keys: who holds one, what it may do, how much it may do, and what it has done."""
 
-from services.keys.admission import Admission, Served
-from services.keys.book import KeyBook
-from services.keys.gatekeeper import Gatekeeper
-from services.keys.ledger import Ledger, Turn
+from services.keys.admission import Admission, AdmissionControl, Served
+from services.keys.lookup import KeyLookup
 from services.keys.records import KeyChanges, KeyRecord, Limits, NewKey, Vault
-from services.keys.usage import UsageBook, UsageQuery, UsageRow
+from services.keys.usage import (
+    RequestUsage,
+    UsageQuery,
+    UsageRecorder,
+    UsageRow,
+    UsageStore,
+)
 
 __all__ = [
     "Admission",
-    "Gatekeeper",
-    "KeyBook",
+    "AdmissionControl",
     "KeyChanges",
+    "KeyLookup",
     "KeyRecord",
-    "Ledger",
     "Limits",
     "NewKey",
+    "RequestUsage",
     "Served",
-    "Turn",
-    "UsageBook",
     "UsageQuery",
+    "UsageRecorder",
     "UsageRow",
+    "UsageStore",
     "Vault",
 ]

@@ -1,29 +1,37 @@
-"""One admitted request: what its key allows, and what is told when it is over."""
+"""Admission control: which key a request comes with, whether its limits have room, and what is told
+when the request is over.
+"""
 
 from __future__ import annotations
 
+import itertools
+import secrets
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
-from services.core.errors import GatewayError, PermissionDenied
-from services.core.events import Events, Image, Reasoning, Text, Usage, WireEvents
-from services.core.models import Credential
-from services.core.requests import ChatRequest
-from services.keys.ledger import NOBODY, Outcome, Turn
-from services.keys.records import KeyRecord
-from services.store import ScriptCall, StoreAway
-
-if TYPE_CHECKING:
-    from services.keys.gatekeeper import Gatekeeper
+from services.core.errors import GatewayError, PermissionDenied, Unauthorized, Unavailable
+from services.core.events import Events, Image, Usage
+from services.core.models import Credential, Secret
+from services.keys.limiter import (
+    LEASE_SECONDS,
+    Decision,
+    KeyLimiter,
+    LimiterWithoutStore,
+    headers,
+    too_many,
+)
+from services.keys.lookup import KeyLookup
+from services.keys.records import PREFIX, KeyRecord, Vault, digest_of
+from services.keys.usage import NOBODY, Outcome, RequestUsage, UsageRecorder
+from services.store import ScriptCall, Store, StoreAway
 
 R = TypeVar("R")
 
 _CLIENT_GONE = 499
-_BYTES_PER_TOKEN = 4
 
 
 class Served(msgspec.Struct, frozen=True, gc=False):
@@ -35,23 +43,21 @@ class Served(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admission:
-    """Holds the request's place under the limits of its key until `done`, which comes by itself:
-    at the end of the events it watches, and at the end of a `with` whose answer nobody watches.
+    """Holds the request's place under the limits of its key until `done`.
 
     `record` is None for a caller who holds none of our keys. `headers` are for the answer. `served`
-    is who was asked last, and `settled` that nobody else will answer. It is an
-    `Entry`: one whose key is not `counted` yet asks the store on the way upstream.
+    is who was asked last, and `settled` that nobody else will answer. One whose key is not
+    `counted` yet asks the store on the way upstream, together with what else is asked then.
     """
 
     __slots__ = (
-        "_gatekeeper", "_images", "_over", "_started", "_watched",
-        "alone", "counted", "digest", "headers", "lease", "model", "record", "served", "settled",
-        "usage",
+        "_control", "_first_event", "_images", "_over", "_started", "alone", "counted", "digest",
+        "headers", "lease", "model", "record", "served", "settled", "usage",
     )  # fmt: skip
 
     def __init__(
         self,
-        gatekeeper: Gatekeeper,
+        control: AdmissionControl,
         record: KeyRecord | None = None,
         digest: bytes = b"",
         lease: str = "",
@@ -64,14 +70,14 @@ class Admission:
         self.counted = counted
         self.alone = False
         self.headers: Mapping[str, str] = {}
-        self._gatekeeper = gatekeeper
-        self._started = time.monotonic()
         self.model = ""
         self.served: Served | None = None
         self.settled = False
-        self._images = 0
         self.usage: Usage | None = None
-        self._watched = False
+        self._control = control
+        self._started = time.monotonic()
+        self._first_event: float | None = None
+        self._images = 0
         self._over = False
 
     @property
@@ -99,27 +105,29 @@ class Admission:
     @property
     def refusal(self) -> str:
         """The key that tells later scripts of the same round trip that this request is refused."""
-        return "" if self.counted else self._gatekeeper.refusal(self)
+        return "" if self.counted else self._control.limiter.refusal(self.digest, self.lease)
 
     def calls(self) -> Sequence[ScriptCall]:
         """What to ask the store before the request goes upstream, if anything."""
-        return () if self.counted else (self._gatekeeper.admitting(self),)
+        if self.counted:
+            return ()
+        return (self._control.limiter.admitting(self.digest, self.lease),)
 
     def answered(self, answers: Sequence[Any]) -> None:
-        """Raises as `Gatekeeper.admit`, and `PermissionDenied` if the key has lost the model."""
+        """Raises as `AdmissionControl.admit`, and `PermissionDenied` if the key has lost the
+        model. A request that is refused counts under no limit and in no usage.
+        """
         if not self.counted:
-            [answer] = answers
-            self._enter(lambda: self._gatekeeper.judge(self, answer))
+            self._enter(lambda: self._control.decide(self, answers[0]))
 
     def unanswered(self, away: StoreAway) -> None:
-        """Raises as `answered`."""
+        """The store is away. Raises as `answered`."""
         if not self.counted:
-            self._enter(lambda: self._gatekeeper.judge_alone(self, away))
+            self._enter(lambda: self._control.decide_alone(self, away))
 
-    def _enter(self, judge: Callable[[], None]) -> None:
-        """A request that is refused is none: it counts under no limit and in no usage."""
+    def _enter(self, decide: Callable[[], None]) -> None:
         try:
-            judge()
+            decide()
             self.permit(self.model)
         except GatewayError:
             self.model = ""
@@ -134,54 +142,15 @@ class Admission:
         provider = served.provider
         if self.record is None or provider not in self.record.provider_keys:
             return None
-        return self._gatekeeper.credential(self.record, provider)
+        return self._control.credential(self.record, provider)
 
-    def note(self, usage: Usage | None = None, images: int = 0) -> None:
-        """What an answer that is not watched has used."""
-        self.usage = usage
-        self._images = images
-
-    def watch(self, events: WireEvents, chat: ChatRequest) -> WireEvents:
-        """Pass the events of the answer on; their end, whatever it is, is the request's."""
-        self._watched = True
-        return self._watch(events, chat)
-
-    def _watch(self, events: WireEvents, chat: ChatRequest) -> WireEvents:
-        pieces = said = 0
-        first: float | None = None
-        outcome: Outcome = "error"
-        try:
-            for batch in events:
-                for event in batch:
-                    kind = type(event)
-                    if kind is Text or kind is Reasoning:
-                        pieces += 1
-                        said += len(event.text)  # type: ignore[union-attr]  # `kind` says so
-                    elif kind is Usage:
-                        self.usage = event  # type: ignore[assignment]  # the same
-                if first is None and batch:
-                    first = time.monotonic() - self._started
-                    self.settled = True
-                yield batch
-            outcome = "ok"
-        except GeneratorExit:
-            outcome = "cancelled"
-            raise
-        finally:
-            _close(events)
-            self._finish(outcome, first, chat, max(pieces, said // _BYTES_PER_TOKEN))
-
-    def _finish(self, outcome: Outcome, first: float | None, chat: ChatRequest, said: int) -> None:
-        if self.usage is None and (said or outcome == "cancelled"):
-            self.usage = _estimate(chat, said)
-        self.done(outcome, first)
+    def begun(self) -> None:
+        """The first event of the answer has come."""
+        self._first_event = time.monotonic() - self._started
+        self.settled = True
 
     def during(self, work: Generator[None, None, R]) -> Generator[None, None, R]:
         """Do `work`; its end is the request's."""
-        self._watched = True
-        return self._during(work)
-
-    def _during(self, work: Generator[None, None, R]) -> Generator[None, None, R]:
         outcome: Outcome = "error"
         try:
             result = yield from work
@@ -191,7 +160,7 @@ class Admission:
             outcome = "cancelled"
             raise
         finally:
-            self.done(outcome)
+            self.done(outcome, self.usage)
 
     def tap(self, events: Events) -> Events:
         """Pass the events of one turn of several on, noting what they use."""
@@ -208,25 +177,27 @@ class Admission:
             _close(events)
             self.usage = _sum(self.usage, usage)
 
-    def done(self, outcome: Outcome, first_token: float | None = None) -> None:
+    def done(self, outcome: Outcome, usage: Usage | None = None) -> None:
         """Give the place back and account for the request. Only the first call counts."""
         if self._over:
             return
         self._over = self.settled = True
-        used = self.usage or Usage(0, 0, 0)
-        self._gatekeeper.settle(self, used.prompt_tokens + used.completion_tokens)
+        self.usage = usage
+        prompt = usage.prompt_tokens if usage is not None else 0
+        completion = usage.completion_tokens if usage is not None else 0
+        self._control.release(self, prompt + completion)
         if not self.model:  # it never came to a question
             return
-        self._gatekeeper.account(
-            Turn(
-                key=self.record.id if self.record else NOBODY,
-                model=self.model,
-                provider=self.served.provider if self.served else "",
-                outcome=outcome,
-                prompt_tokens=used.prompt_tokens,
-                completion_tokens=used.completion_tokens,
-                images=self._images,
-                first_token=first_token,
+        self._control.recorder.add(
+            RequestUsage(
+                self.record.id if self.record is not None else NOBODY,
+                self.model,
+                self.served.provider if self.served is not None else "",
+                outcome,
+                prompt,
+                completion,
+                self._images,
+                self._first_event,
             )
         )
 
@@ -239,20 +210,145 @@ class Admission:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """A request that fails before its answer is made is over."""
         if error is not None:
             gone = isinstance(error, GatewayError) and error.status == _CLIENT_GONE
-            self.done("cancelled" if gone else "error")
-        elif not self._watched:
-            self.done("ok")
+            self.done("cancelled" if gone else "error", self.usage)
 
 
-def _estimate(chat: ChatRequest, completion: int) -> Usage:
-    """Rough counts for an answer that was cut off before its own: nobody gets round a limit by
-    leaving early. Cheap, since a tokenizer's vocabulary is not loaded for it.
+class AdmissionControl:
+    """Admits requests. One per worker. `renew_leases` is to be called several times in
+    `lease_seconds`.
     """
-    sent = sum(len(message.text.encode("utf-8", "replace")) for message in chat.messages)
-    prompt = -(-sent // _BYTES_PER_TOKEN)
-    return Usage(prompt, completion, prompt + completion, estimated=True)
+
+    def __init__(
+        self,
+        store: Store,
+        keys: KeyLookup,
+        recorder: UsageRecorder,
+        vault: Vault,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self.keys = keys
+        self.recorder = recorder
+        self.limiter = KeyLimiter(store, lease_seconds)
+        self._vault = vault
+        self._store = store
+        self._alone = LimiterWithoutStore()
+        self._process = secrets.token_hex(6)
+        self._numbers = itertools.count()
+        self._leases: dict[str, bytes] = {}
+        self._open: set[Admission] = set()
+
+    @property
+    def under_way(self) -> int:
+        """Requests of this process that are admitted and not over."""
+        return len(self._open)
+
+    def admit(self, presented: str) -> Admission:
+        """A place for a request that presents this credential. A key that is known here is
+        counted when the request goes upstream, together with what else the store is asked then;
+        any other at once.
+
+        Raises `RateLimited`; `Unauthorized` for a key made here that is none (any more), since
+        such a one is for no upstream; `Unavailable` if the store is away and the key unknown.
+        """
+        digest = digest_of(presented)
+        if not presented.startswith(PREFIX):
+            return self._let_in(Admission(self, self.keys.find_in_settings(digest)))
+        known = self.keys.recall(digest)
+        now = time.monotonic()
+        fresh = known is not None and now < known.fresh_until
+        if known is not None and fresh and known.record is None:
+            raise _no_key()
+        if known is None or known.record is None or now > known.known_until:
+            return self._let_in(self._count(digest))
+        if fresh and not known.record.limits.any:
+            return self._let_in(Admission(self, known.record, digest))
+        return self._let_in(Admission(self, known.record, digest, self._new_lease(), counted=False))
+
+    def decide(self, admission: Admission, answer: Any) -> None:
+        """Admit or refuse, by what the store answered. Raises as `admit`."""
+        decision = self.limiter.decision(answer)
+        record = self.keys.learn(admission.digest, decision.record if decision else None)
+        if record is None or decision is None:
+            raise _no_key()
+        self._apply(admission, record, decision)
+
+    def decide_alone(self, admission: Admission, away: StoreAway) -> None:
+        """The store is away: this process decides. Raises as `admit`."""
+        record = self.keys.last_known(admission.digest, away)
+        if record is None:
+            raise _no_key()
+        self._apply(admission, record, self._alone.admit(record), alone=True)
+
+    def credential(self, record: KeyRecord, provider: str) -> Credential:
+        """The key's own credential for a provider. Raises `Unavailable`."""
+        try:
+            text = self._vault.decrypt(record.provider_keys[provider])
+        except ValueError as exc:
+            raise Unavailable(
+                f"this key's own credential for {provider} cannot be read: set it again"
+            ) from exc
+        return Credential(Secret(text))
+
+    def release(self, admission: Admission, tokens: int) -> None:
+        """Give a place back and count its tokens: at once, so that the next request finds room
+        when this answer ends.
+        """
+        self._open.discard(admission)
+        if not admission.lease or not admission.counted:
+            return
+        self._leases.pop(admission.lease, None)
+        record = admission.record
+        if record is None or not record.limits.after:
+            return
+        if admission.alone:
+            self._alone.settle(record, tokens)
+            return
+        try:
+            self.limiter.settle(admission.digest, admission.lease, tokens, record.limits)
+        except StoreAway:
+            return  # the lease lapses by itself
+
+    def renew_leases(self) -> None:
+        """Keep the places of requests that are under way. Raises `StoreAway`."""
+        self.limiter.renew(dict(self._leases))
+
+    def _let_in(self, admission: Admission) -> Admission:
+        self._open.add(admission)
+        return admission
+
+    def _new_lease(self) -> str:
+        return f"{self._process}-{next(self._numbers)}"
+
+    def _count(self, digest: bytes) -> Admission:
+        admission = Admission(self, None, digest, self._new_lease(), counted=False)
+        try:
+            [answer] = self._store.run_scripts([self.limiter.admitting(digest, admission.lease)])
+        except StoreAway as exc:
+            self.decide_alone(admission, exc)
+        else:
+            self.decide(admission, answer)
+        return admission
+
+    def _apply(
+        self, admission: Admission, record: KeyRecord, decision: Decision, alone: bool = False
+    ) -> None:
+        if decision.refused:
+            raise too_many(decision, record.limits)
+        admission.record, admission.counted, admission.alone = record, True, alone
+        if not record.limits.any:
+            admission.lease = ""
+            return
+        admission.headers = headers(record.limits, decision.usage)
+        if record.limits.concurrent_streams is not None and not alone:
+            self._leases[admission.lease] = admission.digest
+
+
+def _no_key() -> Unauthorized:
+    return Unauthorized("incorrect API key provided")
 
 
 def _sum(first: Usage | None, second: Usage) -> Usage:

@@ -10,8 +10,8 @@ import msgspec
 from redis.client import Pipeline
 
 from services.core.errors import InvalidRequest, NotFound, Unavailable
-from services.keys.book import KeyBook
 from services.keys.limiter import key_name
+from services.keys.lookup import KeyLookup
 from services.keys.records import (
     KeyChanges,
     KeyRecord,
@@ -35,7 +35,7 @@ REVOKED_SECONDS = 90 * 86_400
 class KeyEditor:
     """For the operator. Every method raises `Unavailable` while the store is away."""
 
-    def __init__(self, store: Store, book: KeyBook, vault: Vault) -> None:
+    def __init__(self, store: Store, book: KeyLookup, vault: Vault) -> None:
         self._store = store
         self._book = book
         self._vault = vault
@@ -62,7 +62,7 @@ class KeyEditor:
                 for provider, secret in wanted.provider_keys.items()
             },
         )
-        if any(record.name == known.name for _, known in self._book.of_settings):
+        if any(record.name == known.name for known in self._book.of_settings):
             raise _taken(record.name)
         digest = digest_of(key)
 
@@ -88,11 +88,11 @@ class KeyEditor:
             self._run(lambda c: c.hdel(self._ids, *gone))
         stored = [read_record(raw) for raw in raws if raw is not None]
         stored.sort(key=lambda record: (record.created, record.id))
-        return [*(record for _, record in self._book.of_settings), *stored]
+        return [*self._book.of_settings, *stored]
 
     def get(self, key_id: str) -> KeyRecord:
         """One key by its id. Raises `NotFound`."""
-        for _, record in self._book.of_settings:
+        for record in self._book.of_settings:
             if record.id == key_id:
                 return record
         name = self._record_name(self._digest(key_id))
@@ -142,7 +142,7 @@ class KeyEditor:
             pipe.hdel(self._names, record.name)
 
     def _digest(self, key_id: str) -> bytes:
-        if any(key_id == known.id for _, known in self._book.of_settings):
+        if any(key_id == known.id for known in self._book.of_settings):
             raise InvalidRequest(
                 "this key stands in the settings: change it there", code="read_only", status=409
             )

@@ -1,8 +1,17 @@
-"""What keys have used, by day, key and model: one hash a day in the store, kept for 90 days."""
+"""What keys have used, by day, key and model: one hash a day in the store, kept for 90 days.
+
+Requests that are over are gathered in memory and counted in the store about once a second. A worker
+that is killed takes up to a second of them along; while the store is away they are kept, summed up,
+until it is back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import secrets
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
@@ -13,6 +22,15 @@ from services.store import Store, StoreAway, StoreScript
 
 KEPT_DAYS = 90
 _SEPARATOR = "\x1f"
+
+Outcome = Literal["ok", "error", "cancelled"]
+
+NOBODY = "passthrough"
+"""The key id of those who bring their own credential."""
+
+OTHER = "other"
+"""Stands for the names of models that are not listed: a caller can think up any number."""
+
 
 Grouping = Literal["day", "month", "key", "model"]
 
@@ -60,7 +78,20 @@ Bucket = tuple[str, str, str]
 _COUNT = StoreScript.beside(__file__, "count.lua")
 
 
-class UsageBook:
+class RequestUsage(msgspec.Struct, frozen=True, gc=False):
+    """One answered request. `first_token` is in seconds since it came, None if nothing was said."""
+
+    key: str
+    model: str
+    provider: str
+    outcome: Outcome
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    images: int = 0
+    first_token: float | None = None
+
+
+class UsageStore:
     """Writes and reads the counts."""
 
     def __init__(self, store: Store) -> None:
@@ -124,3 +155,112 @@ def _group(
 ) -> tuple[str | None, str | None, str | None]:
     when = day.isoformat() if "day" in by else day.isoformat()[:7] if "month" in by else None
     return when, key if "key" in by else None, model if "model" in by else None
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    """Counts of a day as they were sent first, so that they can be sent again unchanged."""
+
+    id: str
+    day: date
+    counts: dict[Bucket, int]
+
+
+class UsageRecorder:
+    """`listed` are the names of the models on offer; `observe` sees every request, once."""
+
+    def __init__(
+        self,
+        usage: UsageStore,
+        listed: Collection[str],
+        observe: Callable[[Sequence[RequestUsage]], None] = lambda requests: None,
+    ) -> None:
+        self._usage = usage
+        self._listed = listed
+        self._observe = observe
+        self._over: deque[RequestUsage] = deque()
+        self._sums: dict[date, Counter[Bucket]] = {}
+        self._unsent: deque[_Batch] = deque()
+        self._flushing = threading.Lock()
+
+    def add(self, request: RequestUsage) -> None:
+        """Note a request that is over: a tenth of a microsecond."""
+        self._over.append(request)
+
+    def flush(self) -> None:
+        """Count what has been noted; keep what the store does not take now."""
+        with self._flushing:
+            self._flush()
+
+    def _flush(self) -> None:
+        requests = [self._known(self._over.popleft()) for _ in range(len(self._over))]
+        if requests:
+            self._observe(requests)
+            self._sum_up(requests)
+        if not self._unsent:  # else days and hours of an outage stay one batch
+            self._seal()
+        while self._unsent:
+            batch = self._unsent[0]
+            try:
+                self._usage.count(batch.id, batch.day, batch.counts)
+            except StoreAway:
+                return
+            self._unsent.popleft()
+            if not self._unsent:
+                self._seal()
+
+    def _known(self, request: RequestUsage) -> RequestUsage:
+        if request.model in self._listed:
+            return request
+        return msgspec.structs.replace(request, model=OTHER)
+
+    def _sum_up(self, requests: Sequence[RequestUsage]) -> None:
+        sums = self._sums.setdefault(today(), Counter())
+        for request in requests:
+            for name, number in _counts(request):
+                if number:
+                    sums[request.key, request.model, name] += number
+
+    def _seal(self) -> None:
+        for day, sums in self._sums.items():
+            self._unsent.append(_Batch(secrets.token_hex(8), day, dict(sums)))
+        self._sums.clear()
+
+
+def _counts(request: RequestUsage) -> tuple[tuple[str, int], ...]:
+    return (
+        ("requests", 1),
+        ("prompt_tokens", request.prompt_tokens),
+        ("completion_tokens", request.completion_tokens),
+        ("images", request.images),
+        ("errors", int(request.outcome == "error")),
+        ("cancelled", int(request.outcome == "cancelled")),
+    )
+
+
+REFRESH_SECONDS = 60.0
+
+
+class ListedModels:
+    """A collection of names that `names` is asked for again when it is older than a minute; a name
+    that has been in it stays, so that its usage is counted while its provider cannot list it.
+    """
+
+    def __init__(self, names: Callable[[], Iterable[str]]) -> None:
+        self._names = names
+        self._known: frozenset[str] = frozenset()
+        self._stale_at = 0.0
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._current()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current())
+
+    def __len__(self) -> int:
+        return len(self._current())
+
+    def _current(self) -> frozenset[str]:
+        if time.monotonic() >= self._stale_at:
+            self._stale_at = time.monotonic() + REFRESH_SECONDS
+            self._known |= frozenset(self._names())
+        return self._known

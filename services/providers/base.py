@@ -85,7 +85,9 @@ class Provider(ABC):
 
     name: str
     makes_files = False
-    """Whether its answers may hold `Image` or `File` events, which have to be made ours."""
+    """Whether its answers may hold more than wire events: `Image` or `File`, which have to be made
+    ours, and code or citations, which have to be rendered.
+    """
     refreshes = False
     """Whether its access tokens can be had for refresh tokens, which callers may then send."""
     takes_uploads = False

@@ -375,7 +375,7 @@ class TestCommandLine:
         identity = made["key"]["id"]
         record = service.desk.editor.get(identity)
         assert record.models == ("gpt-*", "small")
-        credential = service.desk.gatekeeper.credential(record, "custom")
+        credential = service.desk.control.credential(record, "custom")
         assert credential.token == Secret("sk-the-bots-own-canary7f3e")
 
         _, out, _ = shell("keys", "list")

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from emulators.openai_compat import OpenAICompat
-from services.keys import listed
+from services.keys import usage
 from tests.canaries import ADMIN_KEY, MARK, UPSTREAM_KEY
 from tests.gateway import KEY, ROOT, GatewayProcess, custom, free_port, question, wait_for
 
@@ -291,9 +291,9 @@ def test_usage_is_counted_while_a_provider_cannot_list_its_models(
 def test_model_keeps_its_name_in_the_usage_when_it_is_not_listed_any_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listed, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(usage, "REFRESH_SECONDS", 0.0)
     names = ["one", "two"]
-    known = listed.ListedModels(lambda: names)
+    known = usage.ListedModels(lambda: names)
     assert "two" in known
     names.remove("two")
     assert "two" in known

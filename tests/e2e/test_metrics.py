@@ -15,7 +15,7 @@ import requests
 
 from emulators.openai_compat import OpenAICompat
 from services.core import errors
-from services.keys import Turn
+from services.keys import RequestUsage
 from services.metrics import Metrics, Routes, kind_of
 from services.metrics_folder import MetricsFolder, forget_worker
 from tests.canaries import ADMIN_KEY, UPSTREAM_KEY
@@ -206,8 +206,8 @@ class TestMetrics:
 
     def test_turns(self) -> None:
         metrics = self.metrics()
-        turn = Turn("key_1", "small", "custom", "ok", 5, 7, 2, first_token=0.3)
-        metrics.turns([turn, turn, Turn("key_2", "other", "", "error")])
+        turn = RequestUsage("key_1", "small", "custom", "ok", 5, 7, 2, first_token=0.3)
+        metrics.turns([turn, turn, RequestUsage("key_2", "other", "", "error")])
         text = self.text(metrics)
         labels = 'model="small",provider="custom"'
         turns = 'causeway_turns_total{model="small",outcome="ok",provider="custom"} 2.0'

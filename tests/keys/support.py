@@ -1,4 +1,4 @@
-"""A gatekeeper and what stands around it, on a real store."""
+"""Admission control and what stands around it, on a real store."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from services.core.events import Finish, Text, Usage, WireEvent
 from services.core.requests import ChatRequest, Message
 from services.keys import (
     Admission,
-    Gatekeeper,
-    KeyBook,
+    AdmissionControl,
+    KeyLookup,
     KeyRecord,
-    Ledger,
     Limits,
     NewKey,
-    Turn,
-    UsageBook,
+    RequestUsage,
+    UsageRecorder,
+    UsageStore,
 )
 from services.keys.editor import KeyEditor
 from services.keys.limiter import LEASE_SECONDS
@@ -66,18 +66,18 @@ class Desk:
     ) -> None:
         self.store = store
         self.vault = vault or FernetVault()
-        self.book = KeyBook(store, settings_keys)
+        self.book = KeyLookup(store, settings_keys)
         self.editor = KeyEditor(store, self.book, self.vault)
-        self.usage = UsageBook(store)
-        self.turns: list[Turn] = []
-        self.ledger = Ledger(self.usage, listed, self.turns.extend)
-        self.gatekeeper = Gatekeeper(
-            store, self.book, self.ledger, self.vault, lease_seconds=lease_seconds
+        self.usage = UsageStore(store)
+        self.turns: list[RequestUsage] = []
+        self.recorder = UsageRecorder(self.usage, listed, self.turns.extend)
+        self.control = AdmissionControl(
+            store, self.book, self.recorder, self.vault, lease_seconds=lease_seconds
         )
 
     def admit(self, presented: str) -> Admission:
         """A request that goes upstream at once."""
-        admission = self.gatekeeper.admit(presented)
+        admission = self.control.admit(presented)
         try:
             ask_store(self.store, admission)
         except GatewayError:

@@ -9,7 +9,8 @@ import pytest
 from services.core.errors import ProtocolError, RateLimited, Unavailable
 from services.core.events import Event, Image, Text, Usage, WireEvent
 from services.core.models import Secret
-from services.keys import Admission, KeyChanges, NewKey, Served, Turn
+from services.keys import Admission, KeyChanges, NewKey, RequestUsage, Served
+from services.pipeline.finish import finish
 from services.store import Store
 
 from .support import CHAT, MODEL, Desk, FernetVault, answer
@@ -44,8 +45,8 @@ def refused() -> Iterator[list[WireEvent]]:
     raise ProtocolError("nothing came")
 
 
-def last_turn(desk: Desk) -> Turn:
-    desk.ledger.flush()
+def last_turn(desk: Desk) -> RequestUsage:
+    desk.recorder.flush()
     assert len(desk.turns) == 1
     return desk.turns[0]
 
@@ -54,7 +55,7 @@ def begin(desk: Desk, key: str, events: Source) -> Iterator[list[WireEvent]]:
     with desk.admit(key) as admission:
         admission.permit(CHAT.model)
         admission.choose(CUSTOM)
-        return admission.watch(events, CHAT)
+        return finish(events, CHAT, admission)
 
 
 def test_finished_answer(desk: Desk) -> None:
@@ -67,7 +68,7 @@ def test_finished_answer(desk: Desk) -> None:
     assert (turn.outcome, turn.prompt_tokens, turn.completion_tokens) == ("ok", 8, 2)
     assert turn.first_token is not None
     assert source.closed
-    assert desk.gatekeeper.under_way == 0
+    assert desk.control.under_way == 0
 
 
 def test_client_that_leaves_is_counted_as_cancelled_with_its_tokens(desk: Desk) -> None:
@@ -75,7 +76,7 @@ def test_client_that_leaves_is_counted_as_cancelled_with_its_tokens(desk: Desk) 
     source = Source(answer())
     events = begin(desk, key, source)
     next(events)
-    assert desk.gatekeeper.under_way == 1
+    assert desk.control.under_way == 1
     events.close()  # type: ignore[attr-defined]
     assert source.closed
     turn = last_turn(desk)
@@ -115,9 +116,9 @@ def test_request_that_came_to_no_question_is_none(desk: Desk) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="bad body"), desk.admit(key):
             raise ValueError("bad body")
-    desk.ledger.flush()
+    desk.recorder.flush()
     assert desk.turns == []
-    assert desk.gatekeeper.under_way == 0
+    assert desk.control.under_way == 0
 
 
 def draw(admission: Admission, turns: int) -> Generator[None, None, bytes]:
@@ -165,7 +166,8 @@ def test_pictures_are_noted(desk: Desk) -> None:
     with desk.admit(key) as admission:
         admission.permit("small")
         admission.choose(CUSTOM)
-        admission.note(Usage(3, 0, 3), images=2)
+        list(admission.tap(iter([[Image(data=b"1"), Image(data=b"2")], [Usage(3, 0, 3)]])))
+        admission.done("ok", admission.usage)
     turn = last_turn(desk)
     assert (turn.outcome, turn.images, turn.prompt_tokens) == ("ok", 2, 3)
 

@@ -9,7 +9,7 @@ import pytest
 from services.config import GatewayKeySetting
 from services.core.errors import InvalidRequest, NotFound, PermissionDenied, Unauthorized
 from services.core.models import Secret
-from services.keys import KeyBook, KeyChanges, KeyRecord, Limits, NewKey
+from services.keys import KeyChanges, KeyLookup, KeyRecord, Limits, NewKey
 from services.keys.records import PREFIX, LimitChanges, digest_of, read_record
 from services.store import Store
 from tests.gateway import wait_for
@@ -86,7 +86,7 @@ class TestEditing:
         assert after.limits == Limits(tokens_per_day=9, requests_per_day=7)
         assert (after.models, after.profile, after.name) == (("a*",), "plain", "bot")
         assert set(after.provider_keys) == {"two", "three"}
-        assert desk.gatekeeper.credential(after, "three").token == Secret("third")
+        assert desk.control.credential(after, "three").token == Secret("third")
         assert desk.editor.get(before.id) == after
 
     def test_changed_limit_holds_at_the_next_request(self, desk: Desk) -> None:
@@ -151,7 +151,7 @@ class TestRecognition:
         assert admission.headers == {}
 
     def test_book_without_a_store_knows_the_settings_only(self) -> None:
-        book = KeyBook(None, [CONFIGURED])
+        book = KeyLookup(None, [CONFIGURED])
         assert book.recognise("sk-configured-canary7f3e-0123456789") is not None
         assert book.recognise(f"{PREFIX}one") is None
 
@@ -164,7 +164,7 @@ class TestRecognition:
     def test_memory_of_wrong_keys_is_bounded(
         self, desk: Desk, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("services.keys.book.MOST_REMEMBERED", 10)
+        monkeypatch.setattr("services.keys.lookup.MOST_REMEMBERED", 10)
         for number in range(30):
             desk.book.recognise(f"{PREFIX}{number}")
         assert len(desk.book._memory) == 10

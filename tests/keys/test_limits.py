@@ -13,6 +13,7 @@ from services.core.errors import RateLimited
 from services.keys import Limits
 from services.keys.limiter import LimitUsage, duration, headers, key_name
 from services.keys.records import KeyChanges, LimitChanges, digest_of
+from services.pipeline.finish import finish
 from services.store import Store
 
 from .support import CHAT, Desk, answer, away_from_midnight, client
@@ -25,7 +26,7 @@ def use(desk: Desk, key: str, tokens: int) -> None:
     """One request from beginning to end."""
     with desk.admit(key) as admission:
         admission.permit(CHAT.model)
-        for _ in admission.watch(answer(tokens), CHAT):
+        for _ in finish(answer(tokens), CHAT, admission):
             pass
 
 
@@ -137,7 +138,7 @@ def test_place_is_free_again_before_the_answer_ends(desk: Desk) -> None:
         with desk.admit(key) as admission:
             refused = refusal(desk, key)
             assert "1 answers at a time" in refused.message
-            for _ in admission.watch(answer(), CHAT):
+            for _ in finish(answer(), CHAT, admission):
                 pass
 
 

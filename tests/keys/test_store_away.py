@@ -16,6 +16,7 @@ from services.core.errors import RateLimited, Unavailable
 from services.keys import UsageQuery
 from services.keys.limiter import LimiterWithoutStore, headers
 from services.keys.records import PREFIX, KeyRecord, Limits
+from services.pipeline.finish import finish
 from services.store import Store
 from tests.gateway import wait_for
 
@@ -62,7 +63,7 @@ def test_outage(outage: Outage) -> None:
     for _ in range(5):
         with desk.admit(free) as admission:
             admission.permit(CHAT.model)
-            list(admission.watch(answer(10), CHAT))
+            list(finish(answer(10), CHAT, admission))
     for _ in range(2):
         desk.admit(limited).done("ok")
     with pytest.raises(RateLimited):
@@ -78,11 +79,11 @@ def test_outage(outage: Outage) -> None:
             fresh.book.recognise(key)
     with pytest.raises(Unavailable):
         desk.editor.records()
-    desk.ledger.flush()
-    desk.ledger.flush()
+    desk.recorder.flush()
+    desk.recorder.flush()
 
     outage.end()
-    desk.ledger.flush()
+    desk.recorder.flush()
     [row] = desk.usage.rows(UsageQuery(by=()))
     assert (row.requests, row.prompt_tokens + row.completion_tokens) == (5, 50)
     remaining = desk.admit(limited).headers["x-ratelimit-remaining-requests"]

@@ -8,25 +8,26 @@ from typing import Any
 import pytest
 
 from services.core.errors import InvalidRequest
-from services.keys import Turn, UsageQuery
-from services.keys.ledger import OTHER
-from services.keys.usage import today
+from services.keys import RequestUsage, UsageQuery
+from services.keys.usage import OTHER, today
 from services.store import Store
 
 from .support import Desk, client
 
 
-def turn(key: str = "key_1", model: str = "small", outcome: Any = "ok", **counts: int) -> Turn:
-    return Turn(key, model, "custom", outcome, **counts)
+def turn(
+    key: str = "key_1", model: str = "small", outcome: Any = "ok", **counts: int
+) -> RequestUsage:
+    return RequestUsage(key, model, "custom", outcome, **counts)
 
 
 def test_turns_are_summed_up_in_one_round_trip(desk: Desk, store: Store) -> None:
     for _ in range(100):
-        desk.ledger.add(turn(prompt_tokens=3, completion_tokens=2))
-    desk.ledger.add(turn(outcome="cancelled"))
-    desk.ledger.add(turn("key_2", outcome="error", images=1))
-    desk.ledger.flush()
-    desk.ledger.flush()  # nothing twice
+        desk.recorder.add(turn(prompt_tokens=3, completion_tokens=2))
+    desk.recorder.add(turn(outcome="cancelled"))
+    desk.recorder.add(turn("key_2", outcome="error", images=1))
+    desk.recorder.flush()
+    desk.recorder.flush()  # nothing twice
     rows = desk.usage.rows(UsageQuery(by=("key",)))
     first, second = rows
     assert (first.key, first.requests, first.prompt_tokens, first.completion_tokens) == (
@@ -44,16 +45,16 @@ def test_turns_are_summed_up_in_one_round_trip(desk: Desk, store: Store) -> None
 
 def test_workers_add_up(store: Store) -> None:
     for worker in (Desk(store), Desk(store)):
-        worker.ledger.add(turn(prompt_tokens=5))
-        worker.ledger.flush()
+        worker.recorder.add(turn(prompt_tokens=5))
+        worker.recorder.flush()
     [row] = Desk(store).usage.rows(UsageQuery())
     assert (row.requests, row.prompt_tokens, row.day) == (2, 5 * 2, today().isoformat())
 
 
 def test_names_that_callers_think_up_are_one_name(desk: Desk) -> None:
     for number in range(50):
-        desk.ledger.add(turn(model=f"invented\x1f{number}"))
-    desk.ledger.flush()
+        desk.recorder.add(turn(model=f"invented\x1f{number}"))
+    desk.recorder.flush()
     [row] = desk.usage.rows(UsageQuery(by=("model",)))
     assert (row.model, row.requests) == (OTHER, 50)
 

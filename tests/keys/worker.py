@@ -20,7 +20,7 @@ from .support import Desk
 def main(url: str, key: str, tries: int, mode: str) -> None:
     store = Store(url)
     desk, schedule = Desk(store, lease_seconds=1.0), Schedule(store)
-    schedule.every(0.2, "renew-leases", desk.gatekeeper.renew_leases, everywhere=True)
+    schedule.every(0.2, "renew-leases", desk.control.renew_leases, everywhere=True)
     schedule.start()
     print("ready", flush=True)
     sys.stdin.readline()

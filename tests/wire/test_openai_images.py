@@ -34,7 +34,7 @@ from services.core.errors import (
 from services.core.events import SILENCE, CodeBlock, Event, Events, Finish, Image, Text
 from services.core.models import Caller, Credential, Secret
 from services.core.requests import ChatRequest
-from services.gateway import Setting
+from services.gateway import Context
 from services.providers.custom import Custom, Upstream
 from services.store import Store
 from services.wire.image_request import ImageRequest, as_chat, decode_image_request
@@ -58,8 +58,8 @@ class Painter:
         self.asked: list[tuple[ImageRequest, ChatRequest, Caller]] = []
         self.closed = threading.Event()
 
-    def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
-        self.asked.append((image, chat, setting.caller))
+    def pictures(self, image: ImageRequest, chat: ChatRequest, context: Context) -> Events:
+        self.asked.append((image, chat, context.caller))
         return self._play(self._turns.pop(0))
 
     def _play(self, turn: Turn) -> Events:
@@ -98,7 +98,7 @@ def served(source: images.PictureSource, **fields: Any) -> Iterator[str]:
     settings = configured(**fields)
     app = Flask("images", static_folder=None)
     errors.register(app)
-    auth = Authenticator(settings, Desk(Store(""), settings.auth.keys).gatekeeper)
+    auth = Authenticator(settings, Desk(Store(""), settings.auth.keys).control)
     app.register_blueprint(images.blueprint(settings, source, auth, Shelf()))
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
@@ -528,10 +528,10 @@ class CustomSource:
         upstream = Upstream("up", base_url, models=("*",))
         self._provider = Custom([upstream], transport.Transport())
 
-    def pictures(self, image: ImageRequest, chat: ChatRequest, setting: Setting) -> Events:
+    def pictures(self, image: ImageRequest, chat: ChatRequest, context: Context) -> Events:
         route = self._provider.catch_all(image.model)
         assert route is not None
-        return self._provider.stream(chat, route, setting.caller.credential or Credential())
+        return self._provider.stream(chat, route, context.caller.credential or Credential())
 
 
 @pytest.fixture

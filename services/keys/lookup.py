@@ -6,7 +6,6 @@ be told from wrong ones, and get a 503 rather than a 401, which would make a rel
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ class Remembered(msgspec.Struct, frozen=True):
     known_until: float
 
 
-class KeyBook:
+class KeyLookup:
     """The keys of this gateway, for the request path. Shared by all requests of a worker.
 
     `store` None: only those of the settings.
@@ -51,7 +50,12 @@ class KeyBook:
         self._store = store
         self._fresh = fresh_seconds
         self._memory: OrderedDict[bytes, Remembered] = OrderedDict()
-        self.of_settings = _from_settings(settings_keys)
+        self._of_settings = _from_settings(settings_keys)
+
+    @property
+    def of_settings(self) -> tuple[KeyRecord, ...]:
+        """The keys that stand in the settings."""
+        return tuple(self._of_settings.values())
 
     def recognise(self, presented: str) -> KeyRecord | None:
         """The record of the key that a caller presents; None if it is no living key of ours.
@@ -65,7 +69,7 @@ class KeyBook:
 
     def find(self, digest: bytes) -> KeyRecord | None:
         """The same, by the key's digest. At most one round trip, and none for `FRESH_SECONDS`."""
-        of_settings = self.find_in_settings(digest)
+        of_settings = self._of_settings.get(digest)
         if of_settings is not None:
             return of_settings
         known = self.recall(digest)
@@ -81,12 +85,8 @@ class KeyBook:
         return self.learn(digest, raw)
 
     def find_in_settings(self, digest: bytes) -> KeyRecord | None:
-        """The record of a key of the settings, comparing with every one in constant time."""
-        found: KeyRecord | None = None
-        for known, record in self.of_settings:
-            if hmac.compare_digest(known, digest):
-                found = record
-        return found
+        """The record of a key of the settings."""
+        return self._of_settings.get(digest)
 
     def recall(self, digest: bytes) -> Remembered | None:
         """What this process remembers."""
@@ -123,10 +123,10 @@ def living(raw: bytes | None) -> KeyRecord | None:
     return record if record is not None and record.revoked is None else None
 
 
-def _from_settings(settings: Sequence[GatewayKeySetting]) -> tuple[tuple[bytes, KeyRecord], ...]:
+def _from_settings(settings: Sequence[GatewayKeySetting]) -> dict[bytes, KeyRecord]:
     """The keys of the settings, by digest: without limits, and not to be changed here."""
     names = Counter(setting.name for setting in settings)
-    return tuple(_record_of(setting, names[setting.name] > 1) for setting in settings)
+    return dict(_record_of(setting, names[setting.name] > 1) for setting in settings)
 
 
 def _record_of(setting: GatewayKeySetting, is_namesake: bool) -> tuple[bytes, KeyRecord]:

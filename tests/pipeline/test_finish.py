@@ -4,7 +4,23 @@ import pytest
 
 from services.core.errors import ProtocolError
 from services.core.events import Extra, Finish, Text, Usage, WireEvent
-from services.pipeline.guard import end_truthfully
+from services.core.requests import ChatRequest, Message
+from services.pipeline.finish import Outcome, finish
+
+CHAT = ChatRequest("m", (Message("user", "hi"),))
+
+
+class Account:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def begun(self) -> None:
+        self.told.append("begun")
+
+    def done(self, outcome: Outcome, usage: Usage | None = None) -> None:
+        self.told.append(outcome)
 
 
 @pytest.mark.parametrize(
@@ -17,13 +33,18 @@ from services.pipeline.guard import end_truthfully
     ],
 )
 def test_finished_answer_passes(batches: list[list[WireEvent]]) -> None:
-    assert list(end_truthfully(iter(batches))) == batches
+    account = Account()
+    passed = list(finish(iter(batches), CHAT, account))
+    assert passed[: len(batches)] == batches
+    assert sum(type(event) is Usage for batch in passed for event in batch) == 1
+    assert account.told == ["begun", "ok"]
 
 
 @pytest.mark.parametrize("batches", [[], [[]], [[Text("a")]], [[Text("a"), Usage(1, 1, 2)]]])
 def test_unfinished_answer_raises_after_its_last_batch(batches: list[list[WireEvent]]) -> None:
-    passed = []
+    passed, account = [], Account()
     with pytest.raises(ProtocolError, match="stopped before its end"):
-        for batch in end_truthfully(iter(batches)):
+        for batch in finish(iter(batches), CHAT, account):
             passed.append(batch)
     assert passed == batches
+    assert account.told[-1] == "error"
