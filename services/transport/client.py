@@ -270,8 +270,10 @@ class UpstreamResponse:
         return self._was_kept and soon and self._unanswered is not None
 
     def _send_again(self) -> None:
-        self._drop()
+        assert self._socket is not None
         assert self._unanswered is not None
+        self._socket.close()
+        self._socket = None
         self._send(*self._unanswered, None)
 
     def _receive(self, tick: float, silent_at: float) -> bool:
@@ -362,6 +364,8 @@ class UpstreamResponse:
             self._failure.__cause__ = cause
 
     def _drop(self) -> None:
+        """Close what is left of the connection: nothing more is read."""
+        self._parser.close()
         sock, self._socket = self._socket, None
         if sock is not None:
             sock.close()

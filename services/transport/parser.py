@@ -44,6 +44,11 @@ class ResponseParser:
         self.complete = self.complete or (self.status != 0 and not framed)
         return self.complete
 
+    def close(self) -> None:
+        """Take no more. llhttp refers back here: both would be left to the garbage collector."""
+        if hasattr(self, "feed"):
+            del self.feed, self._llhttp
+
     def _is_chunked(self) -> bool:
         return self.headers.get("transfer-encoding", "").lower().endswith("chunked")
 

@@ -107,14 +107,18 @@ class ScriptedServer:
     def url(self) -> str:
         return f"{self.scheme}://{self.origin}/path"
 
+    def refuse(self) -> None:
+        """Take no more connections."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
     def __enter__(self) -> Self:
         self._start(self._accept)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.refuse()
         for sock in list(self._peers):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from services.core.errors import ProtocolError
+from services.core.errors import ProtocolError, UpstreamUnreachable
 from services.transport import Transport, UpstreamRequest
 
 from .contract import LIMIT, SOON, Contract, read_some
@@ -147,6 +147,24 @@ class TestConnections(Contract):
             with pytest.raises(ProtocolError, match="without an answer"):
                 self.fetch(transport, server)
             assert len(server.requests) == 3
+
+    def test_stale_connection_to_an_upstream_that_has_gone_is_unreachable(
+        self, transport: Transport
+    ) -> None:
+        def script(peer: Peer) -> None:
+            peer.request()
+            peer.send(answer(b"body"))
+            peer.request()
+            server.refuse()
+
+        with ScriptedServer(script) as server:
+            assert self.fetch(transport, server) == b"body"
+            with self.get(transport, server) as response:
+                with pytest.raises(UpstreamUnreachable):
+                    response.wait(5.0)
+                with pytest.raises(ProtocolError):
+                    response.wait(5.0)
+            assert (server.connections, len(server.requests)) == (1, 2)
 
     @pytest.mark.parametrize("part", [b"H", b"HTTP/1.1 200 OK\r\nConte", HEAD + b"x"])
     def test_request_is_not_repeated_once_something_came_back(
