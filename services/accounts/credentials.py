@@ -17,7 +17,7 @@ import msgspec
 from services.accounts.pool import Admission, Fault, Lease, Pool, ask_store, split_account
 from services.accounts.pools import Pools
 from services.accounts.token_endpoint import TokenFailure, refresher_of
-from services.accounts.token_store import TokenStore
+from services.accounts.token_store import TokenFiles, TokenStore
 from services.accounts.tokens import Renewal, TokenManager
 from services.accounts.vault import Vault
 from services.call_limiter import CallLimiter
@@ -89,7 +89,12 @@ class Credentials:
         """
         token_store = TokenStore(store, vault)
         refresher = refresher_of(settings.refresh_ToAccess, transport)
-        tokens = TokenManager(token_store, refresher, on_exchange=on_exchange)
+        tokens = TokenManager(
+            token_store,
+            refresher,
+            TokenFiles(settings.server.folder / "data" / "tokens", vault),
+            on_exchange=on_exchange,
+        )
         pools = Pools.from_settings(settings, store, vault)
         with contextlib.suppress(StoreAway):  # else the job does it
             pools.refresh()

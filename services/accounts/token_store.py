@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import fcntl
 import logging
 import math
+import os
 import secrets
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -119,7 +124,7 @@ class TokenStore:
         """What is known, in one round trip."""
         names = [self._name(digest, "record"), self._name(digest, "failed")]
         [[record, failed]] = self._store.pipeline(lambda p: p.mget(names))
-        return Found(self._opened(record), _failure(failed))
+        return Found(self._record(record), _failure(failed))
 
     def find_and_lock(self, digest: str, seconds: float) -> Found:
         """The same, and the right to exchange this token for `seconds` if nobody else has it.
@@ -133,7 +138,7 @@ class TokenStore:
             pipe.mget([self._name(digest, "record"), self._name(digest, "failed")])
 
         got, (record, failed) = self._store.pipeline(fill)
-        return Found(self._opened(record), _failure(failed), owner if got else None)
+        return Found(self._record(record), _failure(failed), owner if got else None)
 
     def release(self, digest: str, owner: str) -> None:
         """Give the lock back, unless it has passed to somebody else."""
@@ -151,8 +156,8 @@ class TokenStore:
         """Keep `record`; when this returns, the new token is safe. `aliases` are the hashes of
         further tokens of its line, `due` is when to renew it, `used` when somebody last used it.
         """
-        sealed = self._sealed(record)
-        pointer = self._sealed(TokenRecord(root=digest))
+        sealed = _sealed(self._vault, record)
+        pointer = _sealed(self._vault, TokenRecord(root=digest))
 
         def fill(pipe: Pipeline) -> None:
             pipe.set(self._name(digest, "record"), sealed, ex=KEPT)
@@ -208,18 +213,91 @@ class TokenStore:
     def _name(self, digest: str, part: str) -> str:
         return self._store.key("token", f"{{{digest}}}", part)
 
-    def _sealed(self, record: TokenRecord) -> str:
-        return self._vault.encrypt(msgspec.json.encode(record).decode())
+    def _record(self, sealed: bytes | None) -> TokenRecord | None:
+        return None if sealed is None else _opened(self._vault, sealed.decode())
 
-    def _opened(self, sealed: bytes | None) -> TokenRecord | None:
-        """A record that another key or another version wrote is as good as none."""
-        if sealed is None:
-            return None
+
+class TokenFiles:
+    """Records that the store has missed while it was away: encrypted files in `folder`, for all
+    workers of this machine, and there after a restart. `digest` as in `TokenStore`.
+    """
+
+    def __init__(self, folder: Path, vault: Vault) -> None:
+        self._folder = folder
+        self._vault = vault
+
+    @contextlib.contextmanager
+    def locked(self, digest: str, patience: float) -> Iterator[None]:
+        """Hold a token against the other workers. Raises `TokenFailure` after `patience` seconds.
+        Without a folder that can be written to, nobody is kept out.
+        """
         try:
-            return msgspec.json.decode(self._vault.decrypt(sealed.decode()), type=TokenRecord)
-        except (ValueError, msgspec.DecodeError):
-            log.warning("token record unreadable: was the secret key replaced?")
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self._folder / f"{digest}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as exc:
+            log.error("tokens cannot be kept folder=%s reason=%s", self._folder, exc.strerror)
+            yield
+            return
+        try:
+            deadline = time.monotonic() + patience
+            while not _lock(lock):
+                if time.monotonic() > deadline:
+                    raise TokenFailure("busy", 1.0)
+                time.sleep(0.05)  # a wait in flock would stop all greenlets
+            yield
+        finally:
+            os.close(lock)
+
+    def read(self, digest: str) -> TokenRecord | None:
+        try:
+            sealed = (self._folder / digest).read_text()
+        except OSError:
             return None
+        return _opened(self._vault, sealed)
+
+    def write(self, digest: str, record: TokenRecord) -> None:
+        """Keep `record`; a folder that cannot be written to is logged."""
+        draft = self._folder / f".{digest}.{secrets.token_hex(4)}"
+        try:
+            descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(_sealed(self._vault, record))
+                file.flush()
+                os.fsync(descriptor)
+            draft.replace(self._folder / digest)
+        except OSError as exc:
+            log.error("token not kept folder=%s reason=%s", self._folder, exc.strerror)
+
+    def names(self) -> list[str]:
+        """The digests of all records."""
+        with contextlib.suppress(OSError):
+            return [path.name for path in self._folder.iterdir() if path.name.isalnum()]
+        return []
+
+    def remove(self, digest: str) -> None:
+        (self._folder / digest).unlink(missing_ok=True)
+        (self._folder / f"{digest}.lock").unlink(missing_ok=True)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sealed(vault: Vault, record: TokenRecord) -> str:
+    return vault.encrypt(msgspec.json.encode(record).decode())
+
+
+def _opened(vault: Vault, sealed: str) -> TokenRecord | None:
+    """A record that another key or another version wrote is as good as none."""
+    try:
+        return msgspec.json.decode(vault.decrypt(sealed), type=TokenRecord)
+    except (ValueError, msgspec.DecodeError):
+        log.warning("token record unreadable: was the secret key replaced?")
+        return None
 
 
 def _failure(stored: Any) -> TokenFailure | None:

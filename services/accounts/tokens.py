@@ -22,6 +22,7 @@ import msgspec
 from services.accounts.token_endpoint import Refresher, TokenFailure
 from services.accounts.token_store import (
     Found,
+    TokenFiles,
     TokenRecord,
     TokenStore,
     is_access_token,
@@ -59,6 +60,7 @@ class TokenManager:
         self,
         store: TokenStore,
         refresher: Refresher,
+        files: TokenFiles,
         *,
         clock: Callable[[], float] = time.time,
         memory_seconds: float = MEMORY_SECONDS,
@@ -68,6 +70,7 @@ class TokenManager:
     ) -> None:
         self._store = store
         self._refresher = refresher
+        self._files = files
         self._clock = clock
         self._lock_seconds = lock_seconds
         self._patience = patience
@@ -175,11 +178,18 @@ class TokenManager:
                 self._release(digest, found.owner)
 
     def _obtain_alone(self, digest: str, token: Secret, refused: str | None) -> TokenRecord:
-        """Without the store: from memory, however old, or by an exchange of our own."""
+        """Without the store: from memory, however old, or what a worker of this machine has got,
+        or by an exchange of our own.
+        """
         known = self._memory.any(digest)
         if known is not None and known.serves(self._clock(), refused):
             return known
-        return self._exchange_for_caller(digest, token, known, refused)
+        with self._files.locked(digest, self._patience):
+            known = _newer(self._files.read(digest), known)
+            if known is not None and known.serves(self._clock(), refused):
+                self._memory.hold(digest, known, self._clock())
+                return known
+            return self._exchange_for_caller(digest, token, known, refused)
 
     def _settled(self, digest: str, found: Found, refused: str | None) -> TokenRecord | None:
         """The record if it serves, None if an exchange is needed. Raises a failure just had."""
@@ -238,7 +248,7 @@ class TokenManager:
         try:
             self._save(digest, record, used)
         except StoreAway:
-            self._memory.note_unsaved(digest, record)
+            self._files.write(digest, record)
         if not record.serves(now):
             raise TokenFailure("nonsense")
         return record
@@ -251,19 +261,15 @@ class TokenManager:
         self._store.save(digest, record, aliases, due, used)
 
     def _save_unsaved(self) -> None:
-        missed = self._memory.take_unsaved()
-        try:
-            for digest, record in missed.items():
-                self._save_if_newer(digest, record)
-        except StoreAway:
-            for digest, record in missed.items():
-                self._memory.note_unsaved(digest, record)
-            raise
-
-    def _save_if_newer(self, digest: str, record: TokenRecord) -> None:
-        stored = self._store.find(digest).record
-        if stored is None or stored.issued < record.issued:
-            self._save(digest, record, None)
+        """Give the store what it missed. Raises `StoreAway`; what is not saved then stays."""
+        for digest in self._files.names():
+            with self._files.locked(digest, self._patience):
+                record = self._files.read(digest)
+                if record is not None:
+                    stored = self._store.find(digest).record
+                    if stored is None or stored.issued < record.issued:
+                        self._save(digest, record, None)
+                self._files.remove(digest)
 
     def _release(self, digest: str, owner: str) -> None:
         with contextlib.suppress(StoreAway):
@@ -333,7 +339,6 @@ class TokenMemory:
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._failed: OrderedDict[str, tuple[TokenFailure, float]] = OrderedDict()
         self._roots: OrderedDict[str, str] = OrderedDict()
-        self._unsaved: dict[str, TokenRecord] = {}
         self._used: dict[str, float] = {}
 
     def fresh(self, digest: str, now: float) -> TokenRecord | None:
@@ -370,17 +375,6 @@ class TokenMemory:
     def note_failure(self, digest: str, failure: TokenFailure, now: float) -> None:
         with self._lock:
             _put(self._failed, digest, (failure, now + failure.retry_after))
-
-    def note_unsaved(self, digest: str, record: TokenRecord) -> None:
-        """The store was away when this came: it must get it as soon as it is back."""
-        with self._lock:
-            self._unsaved[digest] = record
-
-    def take_unsaved(self) -> dict[str, TokenRecord]:
-        """What the store has missed, once."""
-        with self._lock:
-            unsaved, self._unsaved = self._unsaved, {}
-        return unsaved
 
     def note_used(self, digest: str, now: float) -> None:
         self._used[digest] = now

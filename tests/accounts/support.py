@@ -19,7 +19,7 @@ import psutil
 
 from services import transport
 from services.accounts.token_endpoint import refresher_of
-from services.accounts.token_store import TokenStore
+from services.accounts.token_store import TokenFiles, TokenStore
 from services.accounts.tokens import TokenManager
 from services.accounts.vault import open_vault
 from services.config import RefreshToAccess
@@ -53,9 +53,10 @@ def official(url: str, **fields: Any) -> RefreshToAccess:
 
 def manager(store: Store, folder: Path, group: RefreshToAccess, **options: Any) -> TokenManager:
     """A token manager such as one worker has."""
-    shelf = TokenStore(store, open_vault(folder))
+    vault = open_vault(folder)
     refresher = refresher_of(group, transport.Transport(), QUICK)
-    return TokenManager(shelf, refresher, **options)
+    files = TokenFiles(folder / "data" / "tokens", vault)
+    return TokenManager(TokenStore(store, vault), refresher, files, **options)
 
 
 def together(count: int, task: Callable[[], Any]) -> list[Any]:

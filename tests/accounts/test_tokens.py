@@ -44,15 +44,18 @@ import gevent, sys
 from pathlib import Path
 from services import transport
 from services.accounts.token_endpoint import refresher_of
-from services.accounts.token_store import TokenStore
+from services.accounts.token_store import TokenFiles, TokenStore
 from services.accounts.tokens import TokenManager
 from services.accounts.vault import open_vault
 from services.config import RefreshToAccess
 from services.core.models import Secret
 from services.store import Store
-shelf = TokenStore(Store(sys.argv[1]), open_vault(Path(sys.argv[2])))
+folder = Path(sys.argv[2])
+vault = open_vault(folder)
+store = TokenStore(Store(sys.argv[1]), vault)
 group = RefreshToAccess(oauth_token_url=sys.argv[3] + "/oauth/token")
-tokens = TokenManager(shelf, refresher_of(group, transport.Transport()))
+refresher = refresher_of(group, transport.Transport())
+tokens = TokenManager(store, refresher, TokenFiles(folder / "tokens", vault))
 jobs = [gevent.spawn(tokens.access, Secret("rt-alice-canary7f3e")) for _ in range(20)]
 ticks = 0
 while not all(job.ready() for job in jobs): gevent.sleep(0.01); ticks += 1
@@ -421,6 +424,29 @@ class TestOutage:
         assert another(store, tmp_path, endpoint).access(ALICE) == access
         sent = [call.json["refresh_token"] for call in endpoint.calls("oauth_token")]
         assert sent == ["rt-alice-canary7f3e", "rt-bob-canary7f3e"]
+
+    def test_worker_that_ends_during_an_outage_loses_no_token_and_its_sibling_exchanges_none(
+        self,
+        server: EmbeddedStore,
+        store: Store,
+        tokens: TokenManager,
+        tmp_path: Path,
+        endpoint: BackendApi,
+    ) -> None:
+        endpoint.state.rotate_refresh = True
+        with killed(server, store):
+            access = tokens.access(ALICE)
+            sibling = another(store, tmp_path, endpoint)
+            assert sibling.access(ALICE) == access
+        (kept,) = (tmp_path / "data" / "tokens").glob("[0-9a-f]*[0-9a-f]")
+        assert kept.stat().st_mode & 0o077 == 0
+        assert b"canary" not in kept.read_bytes()
+        assert access.reveal().encode() not in kept.read_bytes()
+        later = another(store, tmp_path, endpoint)
+        later.save_missed()
+        assert later.access(ALICE) == access
+        assert exchanges(endpoint) == 1
+        assert list((tmp_path / "data" / "tokens").iterdir()) == []
 
     def test_memory_serves_while_the_server_is_killed_and_restarted(
         self, program: str, tmp_path: Path, endpoint: BackendApi
