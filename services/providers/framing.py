@@ -39,7 +39,15 @@ class SSEDecoder:
         self._started = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        if self._is_one_event(data):
+        if (  # one event is all of it: the usual read of a stream that is paced
+            self._started
+            and data.startswith(b"data: ")
+            and data.find(b"\n") == len(data) - 2
+            and data[-1] == _LF
+            and not self._held
+            and not self._carriage
+            and b"\r" not in data
+        ):
             return [data[6:-2]]
         return [
             block[6:] if block.startswith(b"data: ") and b"\n" not in block else _parse(block).data
@@ -57,18 +65,6 @@ class SSEDecoder:
         """
         rest = self._with_held(b"").strip(b"\n")
         return [_parse(rest).data] if _has_data(rest) else []
-
-    def _is_one_event(self, data: bytes) -> bool:
-        """Whether that is all of `data`: the usual read of a stream that is paced."""
-        return (
-            data.startswith(b"data: ")
-            and data.find(b"\n") == len(data) - 2
-            and data[-1] == _LF
-            and self._started
-            and not self._held
-            and not self._carriage
-            and b"\r" not in data
-        )
 
     def _blocks(self, data: bytes) -> list[bytes]:
         if not self._started:

@@ -115,38 +115,35 @@ class ChatStream:
     def feed(self, data: bytes, batch: list[Event]) -> None:
         """Add the events that `data` completes to `batch`."""
         for frame in self._frames.feed(data):
-            self._frame(frame, batch)
+            try:
+                chunk = _decode_plain(frame)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                self._unusual(frame, batch)
+                continue
+            if chunk.system_fingerprint is not None or chunk.service_tier is not None:
+                self._state.constants(chunk.system_fingerprint, chunk.service_tier, batch)
+            for choice in chunk.choices:
+                delta = choice.delta
+                if choice.index:
+                    self._state.open.setdefault(choice.index, True)
+                if delta.reasoning_content:
+                    batch.append(Reasoning(delta.reasoning_content, choice.index))
+                if delta.content:
+                    batch.append(Text(delta.content, choice.index))
 
     def end(self, batch: list[Event]) -> None:
         """Add the last events. Raises `ProtocolError` if the upstream gave no end mark."""
         for frame in self._frames.finish():
-            self._frame(frame, batch)
+            self._unusual(frame, batch)
         if not self._state.finished:
             raise ProtocolError("the upstream's answer stopped before its end")
 
-    def _frame(self, frame: bytes, batch: list[Event]) -> None:
+    def _unusual(self, frame: bytes, batch: list[Event]) -> None:
+        """A chunk with more than text, none at all, or the end mark."""
         if frame == b"[DONE]":
             self.done = True
             self._state.done(batch)
-            return
-        try:
-            chunk = _decode_plain(frame)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self._unusual(frame, batch)
-            return
-        self._state.constants(chunk.system_fingerprint, chunk.service_tier, batch)
-        for choice in chunk.choices:
-            delta = choice.delta
-            if choice.index:
-                self._state.open.setdefault(choice.index, True)
-            if delta.reasoning_content:
-                batch.append(Reasoning(delta.reasoning_content, choice.index))
-            if delta.content:
-                batch.append(Text(delta.content, choice.index))
-
-    def _unusual(self, frame: bytes, batch: list[Event]) -> None:
-        """A chunk with more than text, or none at all."""
-        if frame.strip():
+        elif frame.strip():
             self._state.add(_object(frame, "a chunk that is not a JSON object"), "delta", batch)
 
 
