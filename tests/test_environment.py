@@ -77,7 +77,7 @@ class TestService:
         wanted = [*locked("requirements.txt"), *locked("requirements-demo.txt")]
         named = {canonicalize_name(requirement.name) for requirement in wanted}
         found = {canonicalize_name(name) for name in installed.split()}
-        assert found - {"pip", "setuptools"} <= named, "make .venv anew: bin/test"
+        assert found - {"pip", "setuptools"} <= named, "remove .venv: bin/test makes it anew"
         in_service(IMPORT_ALL)
 
     def test_imports_nothing_that_its_lock_does_not_bring(self) -> None:
@@ -117,6 +117,13 @@ class TestLocks:
             if wanted.marker is None or wanted.marker.evaluate(place)
         }
         assert {(by, name) for by, name in needed if name not in names} == set()
+
+    @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+    def test_readme_says_how_large_the_download_is(self, readme: str) -> None:
+        locks = ("requirements.txt", "requirements-demo.txt")
+        size = sum(int((ROOT / lock).read_text().split(" ")[1]) for lock in locks)
+        [told] = re.findall(r" (\d+) MB", (ROOT / readme).read_text(encoding="utf-8"))
+        assert int(told) == pytest.approx(size, rel=0.05)
 
     @pytest.mark.parametrize("lock", LOCKS)
     def test_pins_by_hash_and_names_no_registry(self, lock: str) -> None:
