@@ -203,16 +203,16 @@ class Gateway:
         provider, route = target.provider, target.route
         served = Served(provider.name, target.model, stands_in)
         own = context.admission.choose(served, settled=settled)
-        theirs = own is not None or (
-            route.credential is None and context.caller.credential is not None
-        )
+        pool = self._credentials.pools.of(route.pool or provider.name)
+        has_account = route.credential is not None or pool is not None
+        operators = has_account and own is None and context.caller.credential is None
         if own is not None:
             route = msgspec.structs.replace(route, credential=own)
         if provider.takes_uploads:
             request = fill_in_own_files(
                 request, self._own_files, context.caller, context.public_base
             )
-        note = partial(self._note, provider.name, route, context.admission, theirs)
+        note = partial(self._note, provider.name, route, context.admission, operators)
         events = self._credentials.stream(
             provider, request, route, context.caller, context.admission, note
         )
@@ -230,11 +230,11 @@ class Gateway:
         provider: str,
         route: Route,
         admission: Admission,
-        theirs: bool,
+        operators: bool,
         error: GatewayError | None,
     ) -> None:
-        """How a call went, for the log, metrics and the health report. `theirs`: the credential is
-        the caller's, or the key's own.
+        """How a call went, for the log, metrics and the health report. `operators`: it was
+        made with a credential of the operator's.
         """
         upstream = route.pool or provider
         if error is None:
@@ -248,7 +248,7 @@ class Gateway:
                 error.message,
             )
             self._on_failure(provider, error)
-        if admission.counted and shows_a_fault(error, theirs):
+        if admission.counted and shows_a_fault(error, operators):
             self._failures[upstream] = Failure(
                 upstream, kind_of(error), error.message, time.monotonic()
             )
@@ -285,18 +285,18 @@ class Gateway:
         )
 
 
-def shows_a_fault(error: GatewayError, theirs: bool) -> bool:
+def shows_a_fault(error: GatewayError, operators: bool) -> bool:
     """Whether a failed call says something about the upstream, or about the operator's account
-    there, and not about the request or about the caller's own credential (`theirs`).
+    there if it was made with that (`operators`), and not about the request or the caller's token.
 
     An error that the upstream puts into an answer of status 200 is mostly about the request.
     """
     match error:
         case UpstreamRefused():
-            return (error.upstream_status if theirs else error.status) >= _SERVER_ERROR
+            return (error.status if operators else error.upstream_status) >= _SERVER_ERROR
         case UpstreamUnreachable() | UpstreamTimeout() | ProtocolError():
             return True
         case Unavailable():
-            return not theirs
+            return operators
         case _:
             return False

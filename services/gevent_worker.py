@@ -10,6 +10,7 @@ apart, which costs a system call, and a wake-up of the client, for each answer.
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any
 
 import gevent
 from gevent.lock import BoundedSemaphore
+from gevent.monkey import get_original
 from gevent.server import StreamServer
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -29,10 +31,11 @@ LINGER = 2.0
 PROBES = frozenset({"/health", "/healthz", "/ready"})
 """Paths that are answered however many requests are being served."""
 
-LEFT_TO_OTHERS = 0.1
+LOOK_EVERY = 0.025
+LOOKS = 4
 MOST_LEFT = 128
-"""Seconds for which a worker that serves all it may leaves new connections to the others, and how
-many of them it takes then at most."""
+"""A worker that serves all it may takes new connections after so many looks, so many seconds apart,
+if each has found one; the third is how many at most."""
 
 
 class Idle:
@@ -104,7 +107,7 @@ class Joined:
 
 class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types
     """Takes connections one by one, among other workers. While this one `is_full` it takes what
-    the others leave for a moment, few at first: probes are answered though all are full.
+    the others have left for some looks, few at first: probes are answered though all are full.
     """
 
     max_accept = 1
@@ -112,27 +115,39 @@ class Listener(StreamServer):  # type: ignore[misc]  # gevent has no types
     def __init__(self, is_full: Callable[[], bool], *arguments: Any, **options: Any) -> None:
         self._is_full = is_full
         self._later: Any = None
+        self._looks = 0
         self._share = 1
         super().__init__(*arguments, **options)
 
     def _do_read(self) -> None:
         if not self._is_full():
-            self._share = 1
             super()._do_read()
             return
         self.stop_accepting()
         if self._later is None:
-            self._later = self.loop.timer(LEFT_TO_OTHERS)
-            self._later.start(self._take_what_is_left)
+            self._later = self.loop.timer(LOOK_EVERY)
+            self._later.start(self._look)
 
-    def _take_what_is_left(self) -> None:
+    def _look(self) -> None:
         self._later.close()
         self._later = None
-        if self.started:
-            self.start_accepting()
+        if not self.started:
+            return
+        self._looks = self._looks + 1 if self._is_full() and self._is_asked() else 0
+        if self._looks == LOOKS:
+            self._looks = 0
             self.max_accept, self._share = self._share, min(2 * self._share, MOST_LEFT)
             super()._do_read()
             self.max_accept = 1
+        elif not self._looks:
+            self._share = 1
+        self.start_accepting()
+
+    def _is_asked(self) -> bool:
+        """Whether a connection waits to be taken."""
+        poll = get_original("select", "poll")()
+        poll.register(self.socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
 
 class Worker(WorkerMixin, GeventWorker):  # type: ignore[misc]  # gunicorn has no types

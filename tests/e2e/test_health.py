@@ -158,6 +158,14 @@ def test_keys_own_refused_credential_is_not_the_services_fault(
         assert health(process)[0] == 200
 
 
+def test_model_without_an_account_is_not_the_upstreams_fault(
+    picky: OpenAICompat, tmp_path: Path
+) -> None:
+    with service(tmp_path, {"base_url": picky.base_url}) as process:
+        assert process.post(question("hi")).status_code == 503
+        assert health(process)[0] == 200
+
+
 def test_one_dead_upstream_of_two_leaves_the_service_degraded(
     upstream: OpenAICompat, tmp_path: Path
 ) -> None:
