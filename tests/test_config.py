@@ -395,6 +395,7 @@ def test_seconds_are_positive_finite_numbers(write: Write, number: str) -> None:
         ("models", {"extra": {"gpt-4o": "text"}}),
         ("auth", {"keys": [""]}),
         ("auth", {"keys": [{"name": "anna"}]}),
+        ("auth", {"keys": [{"key": LONG_KEY, "profile": "bot+nothing"}]}),
         ("auth", {"keys": [LONG_KEY, {"key": LONG_KEY}]}),
         ("auth", {"passthrough": "sometimes"}),
         ("auth", "open"),

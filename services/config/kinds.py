@@ -80,6 +80,15 @@ UrlPath = Annotated[
 ]
 Network = Annotated[str, _checked("an IP address or a network such as 10.0.0.0/8", _network)]
 Name = Annotated[str, Meta(min_length=1)]
+ProfileName = Annotated[
+    str,
+    Meta(
+        max_length=100,
+        pattern=r"^(normal|bot(\+(markdown_image|plain_image|references|plugins))*)?$",
+        description="normal, bot, or bot+EXTRA: markdown_image, plain_image, references, plugins",
+    ),
+]
+"""An output profile, or nothing for the service's own."""
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]

@@ -20,6 +20,7 @@ from services.config.kinds import (
     Network,
     OldGroup,
     Port,
+    ProfileName,
     ProxyUrl,
     Seconds,
     StoreUrl,
@@ -115,12 +116,15 @@ class Server(Group, frozen=True, kw_only=True):
 
 
 class GatewayKeySetting(Group, frozen=True, kw_only=True):
-    """A key of this gateway. `name` is what logs call it; a bare string is a key without a name."""
+    """A key of this gateway. `name` is what logs call it, `profile` the form of its answers; a bare
+    string is a key with neither.
+    """
 
     SHORTHAND: ClassVar[str] = "key"
 
     key: Secret
     name: str = ""
+    profile: ProfileName = ""
 
 
 class Auth(Group, frozen=True, kw_only=True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -11,6 +13,8 @@ from urllib.parse import urlsplit
 
 from services.config import Settings
 from services.core.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 _HOST = re.compile(
     r"(?P<name>[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?|\[[0-9A-Fa-f:.]{2,45}\])"
@@ -25,6 +29,8 @@ _FORWARDING = (
     "HTTP_X_REAL_IP",
     "HTTP_FORWARDED",
 )
+_inner_host_told = threading.Event()
+"""Once in a process is enough."""
 
 
 class PublicUrlUnknown(Unavailable):
@@ -36,7 +42,8 @@ def public_base(settings: Settings, environ: Mapping[str, Any]) -> str:
 
     A proxy's word (`X-Forwarded-Proto`, `-Host`, `-Port`) counts if it is one of
     `server.trusted_proxies`. Raise PublicUrlUnknown behind any other proxy, since the host that
-    it asked for may be an inner one, and for a host that cannot be part of a URL.
+    it asked for may be an inner one, and for a host that cannot be part of a URL. One without a
+    dot, such as a container's name, is used but warned of.
     """
     if settings.backend_container_url:
         return settings.backend_container_url
@@ -83,6 +90,14 @@ def _joined(scheme: str, host: str) -> str:
         raise _unknown("this request does not tell it")
     if parts["port"] == _DEFAULT_PORTS[scheme]:
         host = parts["name"]
+    is_inner = "." not in host and parts["name"] != "localhost" and not host.startswith("[")
+    if is_inner and not _inner_host_told.is_set():
+        _inner_host_told.set()
+        log.warning(
+            "links to pictures and files name the host that the caller used, which browsers may not"
+            " find: set backend_container_url host=%s",
+            host,
+        )
     return f"{scheme}://{host}"
 
 

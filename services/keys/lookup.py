@@ -135,4 +135,7 @@ def _record_of(setting: GatewayKeySetting, is_namesake: bool) -> tuple[bytes, Ke
     digest = digest_of(text)
     identity = f"settings:{setting.name}" + (f":{digest.hex()[:8]}" if is_namesake else "")
     hint = text[-4:] if len(text) >= 16 else ""
-    return digest, KeyRecord(identity, setting.name, hint, 0.0, source="settings")
+    record = KeyRecord(
+        identity, setting.name, hint, 0.0, profile=setting.profile, source="settings"
+    )
+    return digest, record

@@ -13,6 +13,8 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from services.config.kinds import ProfileName
+
 PREFIX = "sk-cw-"
 """Begins every key made here, so that no other credential costs a look into the store."""
 
@@ -25,7 +27,6 @@ KeyName = Annotated[
 ]
 ModelPattern = Annotated[str, Meta(min_length=1, max_length=200)]
 Patterns = Annotated[tuple[ModelPattern, ...], Meta(max_length=200)]
-Profile = Annotated[str, Meta(min_length=1, max_length=50)]
 ProviderName = Annotated[str, Meta(min_length=1, max_length=50)]
 ProviderKey = Annotated[str, Meta(min_length=1, max_length=16_384)]
 
@@ -113,7 +114,7 @@ class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: KeyName
     limits: Limits = NO_LIMITS
     models: Patterns = ()
-    profile: Profile | Literal[""] = ""
+    profile: ProfileName = ""
     always_usage: bool = False
     provider_keys: dict[ProviderName, ProviderKey] = {}
 
@@ -133,7 +134,7 @@ class KeyChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     limits: LimitChanges | UnsetType = UNSET
     models: Patterns | UnsetType = UNSET
-    profile: Profile | Literal[""] | UnsetType = UNSET
+    profile: ProfileName | UnsetType = UNSET
     always_usage: bool | UnsetType = UNSET
     provider_keys: dict[ProviderName, ProviderKey | None] | UnsetType = UNSET
 

@@ -205,13 +205,15 @@ class TestKeys:
 
         assert service.call("DELETE", f"/keys/{key['id']}")["revoked"] is not None
         assert service.desk.book.recognise(secret) is None
-        service.call("PATCH", f"/keys/{key['id']}", {"profile": "x"}, 409)
+        service.call("PATCH", f"/keys/{key['id']}", {"profile": "bot"}, 409)
 
     @pytest.mark.parametrize(
         ("body", "param"),
         [
             ({}, "name"),
             ({"name": ""}, "name"),
+            ({"name": "a bot", "profile": "bto"}, "profile"),
+            ({"name": "a bot", "profile": "normal+plain_image"}, "profile"),
             ({"name": "x\ny"}, "name"),
             ({"name": "x", "limits": {"requests_per_minute": 0}}, "limits.requests_per_minute"),
             ({"name": "x", "limits": {"requests_per_minute": "5"}}, "limits.requests_per_minute"),
@@ -290,7 +292,11 @@ class TestTheRest:
         assert set(shown) == set(Settings.__struct_fields__)
         assert shown["server"]["port"] == 8080
         assert shown["server"]["proxies"] == "http://…@proxy.example:3128"
-        assert shown["auth"]["keys"][0] == {"key": "Secret(…6789)", "name": "relay"}
+        assert shown["auth"]["keys"][0] == {
+            "key": "Secret(…6789)",
+            "name": "relay",
+            "profile": "",
+        }
         assert shown["redis"]["password"] == "Secret(…0123)"
 
     def test_description_is_openapi_and_has_every_route(self, service: Service) -> None:

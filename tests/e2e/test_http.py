@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from emulators.openai_compat import OpenAICompat
-from tests.canaries import UPSTREAM_KEY
+from tests.canaries import ADMIN_KEY, MARK, UPSTREAM_KEY
 from tests.gateway import KEY, GatewayProcess, custom, question
 
 
@@ -167,3 +167,25 @@ def test_prefix_hides_the_bare_routes(upstream: OpenAICompat, tmp_path_factory) 
         bare = process.post(question("hi"))
         prefixed = process.post(question("hi"), "/secret-path/v1/chat/completions")
         assert (bare.status_code, prefixed.status_code) == (404, 200)
+
+
+def test_key_alone_gives_a_bot_the_form_it_can_show(
+    upstream: OpenAICompat, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    bots = f"sk-bot-{MARK}-0123456789"
+    settings = custom(upstream.base_url)
+    settings["auth"] = {
+        "keys": [KEY, {"key": bots, "name": "bot", "profile": "bot+markdown_image"}],
+        "admin_key": ADMIN_KEY,
+    }
+    with GatewayProcess(tmp_path_factory.mktemp("profiles"), settings) as process:
+        made = process.admin("POST", "/keys", {"name": "cow", "profile": "bot+plain_image"})
+        told = {
+            key: process.post(
+                question("#echo **bold** text"), headers={"Authorization": f"Bearer {key}"}
+            ).json()["choices"][0]["message"]["content"]
+            for key in (KEY, bots, made["secret"])
+        }
+        assert list(told.values()) == ["**bold** text", "bold text", "bold text"]
+        [_, bot, cow] = process.admin("GET", "/keys")["data"]
+        assert (bot["profile"], cow["profile"]) == ("bot+markdown_image", "bot+plain_image")

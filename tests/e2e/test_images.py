@@ -236,3 +236,23 @@ def test_model_that_draws_nothing_does_not_stand_in(
     assert answer.status_code == 200
     assert [call.request.json()["model"] for call in talker.calls] == ["broken"]
     assert len(web.calls("conversation")) == 1
+
+
+def test_operator_is_told_once_that_links_name_a_host_which_browsers_may_not_find(
+    bridge: GatewayProcess,
+) -> None:
+    def links(host: str) -> list[str]:
+        answers = [draw(bridge, model="gpt-4o", headers={"Host": host}) for _ in range(2)]
+        return [answer.json()["data"][0]["url"] for answer in answers]
+
+    def warnings() -> list[str]:
+        return [x for x in bridge.log_text().splitlines() if "backend_container_url" in x]
+
+    for reachable in ("localhost:8080", "pictures.example", "127.0.0.1", "[::1]:8080"):
+        assert links(reachable)[0].startswith(f"http://{reachable}/images/")
+    assert warnings() == []
+    assert links("gateway:8080")[0].startswith("http://gateway:8080/images/")
+    assert links("other")[0].startswith("http://other/images/")
+    [warning] = warnings()
+    assert "WARNING" in warning
+    assert "host=gateway:8080" in warning

@@ -79,12 +79,12 @@ class TestEditing:
         _, before = desk.editor.create(wanted)
         changes = KeyChanges(
             limits=LimitChanges(requests_per_minute=None, requests_per_day=7),
-            profile="plain",
+            profile="bot",
             provider_keys={"one": None, "three": "third"},
         )
         after = desk.editor.change(before.id, changes)
         assert after.limits == Limits(tokens_per_day=9, requests_per_day=7)
-        assert (after.models, after.profile, after.name) == (("a*",), "plain", "bot")
+        assert (after.models, after.profile, after.name) == (("a*",), "bot", "bot")
         assert set(after.provider_keys) == {"two", "three"}
         assert desk.control.credential(after, "three").token == Secret("third")
         assert desk.editor.get(before.id) == after

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from services.config import BotMode
+from services.config.kinds import ProfileName
 from services.core.errors import InvalidRequest, ProtocolError
 from services.core.events import (
     Citation,
@@ -23,6 +25,7 @@ from services.core.events import (
     WireEvent,
 )
 from services.pipeline.profiles import (
+    _EXTRAS,
     NORMAL,
     Labels,
     Profile,
@@ -334,3 +337,21 @@ def test_the_header_wins_over_the_settings() -> None:
     bot = profile_from(MODES["bot"], Labels(download="x"))
     assert profile_for(None, bot) == bot
     assert profile_for("normal", bot) == Profile(labels=Labels(download="x"))
+
+
+@pytest.mark.parametrize("base", ["", "normal", "bot", "bto", "bot+", "+plain_image"])
+@pytest.mark.parametrize("extra", ["", *_EXTRAS, "nothing", "plain_image+references"])
+def test_settings_take_the_profiles_that_requests_may_name(base: str, extra: str) -> None:
+    name = f"{base}+{extra}" if extra else base
+    try:
+        parse_profile(name)
+    except InvalidRequest:
+        is_one = name == ""
+    else:
+        is_one = True
+    try:
+        msgspec.convert(name, ProfileName)
+    except msgspec.ValidationError:
+        assert not is_one
+    else:
+        assert is_one
