@@ -6,15 +6,18 @@ import json
 import re
 import types
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import msgspec
 import pytest
 
-from services.config import ROOT, Settings
+from services.command_line import _parser
+from services.config import ROOT, Settings, load
 from services.config.annotations import is_internal, is_struct, unwrap
 from services.config.load import FILE_VARIABLE
 from services.core.models import Secret
+from services.pipeline.profiles import parse_profile
 from services.providers.registry import provider_types
 
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -132,3 +135,18 @@ def test_every_key_of_a_provider_is_documented(name: str, annotation: Any) -> No
     section = text.split(f"\n## {name}\n", 1)[1].split("\n## ", 1)[0]
     documented_keys = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     assert sorted(documented_keys) == sorted(provider_keys(annotation))
+
+
+def test_profiles_of_the_callers_are_ones_and_their_settings_are_accepted(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "callers.md").read_text(encoding="utf-8")
+    named = {*re.findall(r"`(normal|bot[+\w]*)`", text), *re.findall(r"Profile: ([\w+]+)", text)}
+    assert {"normal", "bot", "bot+plain_image", "bot+markdown_image"} <= named - {"bot_mode"}
+    for name in named - {"bot_mode"}:
+        parse_profile(name)
+    [command] = re.findall(r"^bin/causeway (keys create .*)$", text, re.MULTILINE)
+    assert _parser().parse_args(command.split()).profile in named
+    [shown] = re.findall(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "config.json"
+    file.write_text(shown, encoding="utf-8")
+    [key] = load(file, {}).auth.keys
+    assert key.profile in named
