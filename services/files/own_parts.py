@@ -13,7 +13,7 @@ import msgspec
 from services.config import Settings
 from services.core.errors import InvalidRequest, NotFound
 from services.core.models import Caller
-from services.core.requests import ChatRequest, FilePart, ImagePart, Message, Part
+from services.core.requests import ChatRequest, File, ImageURL, Part, file_part, image_part
 from services.files.cache import FileCache, place_of
 from services.files.kinds import mime_of
 from services.files.public_base import is_ours
@@ -41,7 +41,7 @@ def fill_in_own_files(
     id that is not the caller's, and for a link to us whose file has gone; Unavailable while uploads
     cannot be looked up.
     """
-    if not any(_may_be_ours(part) for message in request.messages for part in _parts(message)):
+    if not any(_may_be_ours(part) for message in request.messages for part in message.parts):
         return request
     ours = partial(is_ours, files.settings, base)
     return request.replace_messages(
@@ -50,41 +50,37 @@ def fill_in_own_files(
                 message,
                 content=tuple(
                     _filled(part, files, caller, ours, f"messages[{index}].content[{place}]")
-                    for place, part in enumerate(_parts(message))
+                    for place, part in enumerate(message.parts)
                 ),
             )
-            if _parts(message)
+            if message.parts
             else message
             for index, message in enumerate(request.messages)
         )
     )
 
 
-def _parts(message: Message) -> tuple[Part, ...]:
-    return message.content if isinstance(message.content, tuple) else ()
-
-
 def _may_be_ours(part: Part) -> bool:
-    match part:
-        case FilePart(file_id=str()):
+    match part.attached or part.image:
+        case File(file_id=str()):
             return True
-        case FilePart(url=str(url)) | ImagePart(url=url):
+        case File(file_url=str(url)) | ImageURL(url=url):
             return place_of(url) is not None
         case _:
             return False
 
 
 def _filled(part: Part, files: OwnFiles, caller: Caller, ours: IsOurs, param: str) -> Part:
-    match part:
-        case FilePart(file_id=str(file_id), name=name):
+    match part.attached or part.image:
+        case File(file_id=str(file_id), filename=name):
             data, label = _uploaded(file_id, files.user_files, caller, f"{param}.file.file_id")
-            return FilePart(data=data, name=name or label)
-        case FilePart(url=str(url), name=name):
+            return file_part(data, name or label)
+        case File(file_url=str(url), filename=name):
             found = _linked(url, files.cache, ours, f"{param}.file.file_url")
-            return FilePart(data=found[0], name=name or found[1]) if found else part
-        case ImagePart(url=url, detail=detail):
+            return file_part(found[0], name or found[1]) if found else part
+        case ImageURL(url=url, detail=detail):
             found = _linked(url, files.cache, ours, f"{param}.image_url.url")
-            return ImagePart(found[0], detail) if found else part
+            return image_part(found[0], detail) if found else part
         case _:
             return part
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from typing import Protocol
 
-from services.core.requests import ChatRequest, ImagePart, Message
+from services.core.requests import ChatRequest, Message
 
 MESSAGE_OVERHEAD = 4
 IMAGE_TOKENS = 85
@@ -44,16 +44,11 @@ def count_text(text: str) -> int:
 def count_prompt(request: ChatRequest) -> int:
     """Tokens of all messages of a request, pictures included."""
     text = "\n".join([_all_text(message) for message in request.messages])
-    images = sum(
-        isinstance(part, ImagePart)
-        for message in request.messages
-        if isinstance(message.content, tuple)
-        for part in message.content
-    )
+    images = sum(part.kind == "image" for message in request.messages for part in message.parts)
     overhead = MESSAGE_OVERHEAD * len(request.messages)
     return count_text(text) + overhead + IMAGE_TOKENS * images
 
 
 def _all_text(message: Message) -> str:
-    calls = [call.name + call.arguments for call in message.tool_calls]
+    calls = [call.name + call.arguments for call in message.calls]
     return "\n".join([message.text, *calls])

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from services.config.account_setting import AccountSetting
+from services.core.errors import InvalidRequest
 from services.core.events import Events
 from services.core.models import Credential, ModelCard, Secret
-from services.core.requests import ChatRequest
+from services.core.requests import ChatRequest, Message
 from services.providers.base import (
     Provider,
     ProviderContext,
@@ -26,7 +27,6 @@ from services.providers.base import (
     refusal_body,
 )
 from services.providers.openai_compat import ChatStream, WholeAnswer
-from services.providers.openai_messages import message_objects
 from services.providers.refusals import not_an_answer, refusal
 from services.transport import Transport, UpstreamRequest, UpstreamResponse
 
@@ -140,9 +140,24 @@ def _body(request: ChatRequest, model: str, stream_usage: bool) -> bytes:
     fields: dict[str, object] = dict(request.source)
     fields["model"] = model
     if "messages" not in fields:
-        fields["messages"] = message_objects(request.messages)
+        fields["messages"] = _encodable(request.messages)
     if request.stream:
         fields["stream"] = True
     if request.stream and stream_usage and not request.include_usage:
-        fields["stream_options"] = {"include_usage": True}
+        fields["stream_options"] = _with_usage(request.source.get("stream_options"))
     return msgspec.json.encode(fields)
+
+
+def _with_usage(options: msgspec.Raw | None) -> dict[str, object]:
+    """The caller's stream options, with usage asked for."""
+    given = msgspec.json.decode(options, type=dict[str, msgspec.Raw] | None) if options else None
+    return {**(given or {}), "include_usage": True}
+
+
+def _encodable(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages, if nothing of them would be lost. Raises `InvalidRequest`."""
+    for message in messages:
+        for part in message.parts:
+            if part.kind == "other":
+                raise InvalidRequest("a message part of an unknown type cannot be changed here")
+    return messages

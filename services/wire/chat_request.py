@@ -1,38 +1,38 @@
 """OpenAI's chat completion request, decoded and validated into a `ChatRequest`.
 
-Field list: OpenAI's API reference, `chat/completion_create_params`. What we do not name stays in
-`source`.
+Field list: OpenAI's API reference, `chat/completion_create_params`. Fields that nothing here acts
+on are not looked at: they stay in `source`, for the upstream to judge.
 """
 
 from __future__ import annotations
-
-from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from services.core.errors import InvalidRequest
 from services.core.requests import (
-    AudioPart,
     ChatRequest,
-    FilePart,
-    FunctionCall,
-    ImagePart,
+    ChosenTool,
+    File,
     Message,
-    OtherPart,
-    Part,
-    Role,
-    TextPart,
+    ResponseFormat,
     Tool,
-    ToolChoice,
 )
-from services.wire.json_body import decode_json, printable
-
-T = TypeVar("T")
+from services.wire.json_body import decode_json
 
 MAX_MODEL_NAME = 256
+MAX_CHOICES = 128
 
-_Tokens = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
-"""Some clients say "as many as you like" by a number below 1."""
+_PART_FIELDS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+    "image_url": "image_url",
+    "input_image": "image_url",
+    "input_audio": "input_audio",
+    "file": "file",
+}
+"""The field that a part of each type must have."""
 
 
 class RequestLimits(msgspec.Struct, frozen=True):
@@ -41,101 +41,19 @@ class RequestLimits(msgspec.Struct, frozen=True):
     max_messages: int = 4096
 
 
-class _ImageURL(msgspec.Struct):
-    url: str
-    detail: str | None = None
-
-
-class _Audio(msgspec.Struct):
-    data: str
-    format: str
-
-
-class _File(msgspec.Struct):
-    file_data: str | None = None
-    file_id: str | None = None
-    file_url: str | None = None
-    filename: str | None = None
-
-
-class _Part(msgspec.Struct):
-    type: str
-    text: str | None = None
-    image_url: _ImageURL | str | None = None
-    input_audio: _Audio | None = None
-    file: _File | None = None
-    refusal: str | None = None
-
-
-class _Function(msgspec.Struct):
-    name: str
-    arguments: str = ""
-    input: str = ""
-
-
-class _Call(msgspec.Struct):
-    id: str = ""
-    type: str = "function"
-    function: _Function | None = None
-    custom: _Function | None = None
-
-
-class _Message(msgspec.Struct):
-    role: Role
-    content: str | list[_Part | str] | None = None
-    name: str | None = None
-    tool_calls: list[_Call] | None = None
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
-    function_call: _Function | None = None
-
-
-class _ToolFunction(msgspec.Struct):
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class _Tool(msgspec.Struct):
-    type: str = "function"
-    function: _ToolFunction | None = None
-    custom: _ToolFunction | None = None
-
-
-class _Named(msgspec.Struct):
-    name: str
-
-
-class _ChosenTool(msgspec.Struct):
-    type: str = "function"
-    function: _Named | None = None
-    custom: _Named | None = None
-
-
-class _StreamOptions(msgspec.Struct):
+class _StreamOptions(msgspec.Struct, gc=False):
     include_usage: bool | None = None
 
 
 class _Body(msgspec.Struct):
     model: str
-    messages: list[_Message]
+    messages: tuple[Message, ...]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: _Tokens | None = None
-    max_completion_tokens: _Tokens | None = None
-    stop: str | list[str] | None = None
-    n: int | None = None
-    tools: list[_Tool] | None = None
-    tool_choice: str | _ChosenTool | None = None
-    functions: list[_ToolFunction] | None = None
-    function_call: str | _Named | None = None
-    parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
-    reasoning_effort: str | None = None
-    user: str | None = None
+    n: int | float | None = None
+    tools: tuple[Tool, ...] | None = None
+    tool_choice: str | ChosenTool | None = None
+    response_format: ResponseFormat | None = None
 
 
 # msgspec's first look at a type is not safe with several threads: it happens here, once
@@ -148,153 +66,78 @@ def decode_chat_request(body: bytes, limits: RequestLimits) -> ChatRequest:
 
     Raises `InvalidRequest`, with `param`, for anything else.
     """
-    wire = decode_json(body, _Body)
-    _check(wire, limits)
+    asked = decode_json(body, _Body)
+    _check(asked, limits)
+    _check_messages(asked.messages)
     return ChatRequest(
-        model=wire.model,
-        messages=tuple([_message(m, i) for i, m in enumerate(wire.messages)]),
-        stream=bool(wire.stream),
-        include_usage=bool(wire.stream_options and wire.stream_options.include_usage),
-        temperature=wire.temperature,
-        top_p=wire.top_p,
-        max_tokens=wire.max_completion_tokens or wire.max_tokens,
-        stop=(wire.stop,) if isinstance(wire.stop, str) else tuple(wire.stop or ()),
-        n=wire.n or 1,
-        tools=_tools(wire),
-        tool_choice=_tool_choice(wire),
-        parallel_tool_calls=wire.parallel_tool_calls,
-        response_format=wire.response_format,
-        reasoning_effort=wire.reasoning_effort,
-        user=wire.user,
+        model=asked.model,
+        messages=asked.messages,
+        stream=bool(asked.stream),
+        include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+        n=int(asked.n or 1),
+        tools=asked.tools or (),
+        tool_choice=asked.tool_choice,
+        response_format=asked.response_format,
         source=_decode_source(body),
     )
 
 
-def _check(wire: _Body, limits: RequestLimits) -> None:
-    if not wire.model or len(wire.model) > MAX_MODEL_NAME or not wire.model.isprintable():
+def _check(asked: _Body, limits: RequestLimits) -> None:
+    if not asked.model or len(asked.model) > MAX_MODEL_NAME or not asked.model.isprintable():
         raise InvalidRequest(
             f"model must be 1 to {MAX_MODEL_NAME} printable characters", param="model"
         )
-    if not wire.messages:
+    if not asked.messages:
         raise InvalidRequest("messages is empty: send at least one message", param="messages")
-    if len(wire.messages) > limits.max_messages:
+    if len(asked.messages) > limits.max_messages:
         raise InvalidRequest(
-            f"{len(wire.messages)} messages are more than the {limits.max_messages} allowed here",
+            f"{len(asked.messages)} messages are more than the {limits.max_messages} allowed here",
             param="messages",
         )
-    if wire.n is not None and not 1 <= wire.n <= 128:
-        raise InvalidRequest("n must be 1 to 128", param="n")
+    if asked.n is not None and not (1 <= asked.n <= MAX_CHOICES and asked.n == int(asked.n)):
+        raise InvalidRequest(f"n must be a whole number from 1 to {MAX_CHOICES}", param="n")
+    for index, tool in enumerate(asked.tools or ()):
+        if tool.function is None and tool.type == "function":
+            raise _missing(f"tools[{index}].function")
+        if tool.custom is None and tool.type == "custom":
+            raise _missing(f"tools[{index}].custom")
+    choice = asked.tool_choice
+    if isinstance(choice, str) and choice not in ("none", "auto", "required", "any"):
+        raise InvalidRequest(
+            "tool_choice must be none, auto, required or a named function", param="tool_choice"
+        )
 
 
-def _message(wire: _Message, index: int) -> Message:
-    content = wire.content
-    if content is None and wire.role in ("user", "system", "developer"):
-        _present(content, f"messages[{index}].content")
-    return Message(
-        role=wire.role,
-        content=content
-        if content is None or isinstance(content, str)
-        else tuple([_part(p, f"messages[{index}].content[{i}]") for i, p in enumerate(content)]),
-        name=wire.name,
-        tool_calls=_calls(wire, index) if wire.tool_calls or wire.function_call else (),
-        tool_call_id=wire.tool_call_id,
-        reasoning=wire.reasoning_content,
-    )
+def _check_messages(messages: tuple[Message, ...]) -> None:
+    """Each must have what goes with its role, and with the types of its parts and calls."""
+    for index, message in enumerate(messages):
+        content = message.content
+        if content is None and message.role in ("user", "system", "developer"):
+            raise _missing(f"messages[{index}].content")
+        for place, part in enumerate(content if type(content) is tuple else ()):
+            if isinstance(part, str):
+                continue
+            field = _PART_FIELDS.get(part.type)
+            if field is not None and getattr(part, field) is None:
+                raise _missing(f"messages[{index}].content[{place}].{field}")
+            if field == "file":
+                _check_file(part.file, f"messages[{index}].content[{place}].file")
+        for place, call in enumerate(message.tool_calls or ()):
+            field = "custom" if call.type == "custom" else "function"
+            if getattr(call, field) is None:
+                raise _missing(f"messages[{index}].tool_calls[{place}].{field}")
 
 
-def _part(part: _Part | str, path: str) -> Part:
-    if isinstance(part, str):
-        return TextPart(part)
-    match part.type:
-        case "text" | "input_text" | "output_text":
-            return TextPart(_present(part.text, f"{path}.text"))
-        case "refusal":
-            return TextPart(_present(part.refusal, f"{path}.refusal"))
-        case "image_url" | "input_image":
-            return _image(part, path)
-        case "input_audio":
-            audio = _present(part.input_audio, f"{path}.input_audio")
-            return AudioPart(audio.data, audio.format)
-        case "file":
-            return _file(_present(part.file, f"{path}.file"), f"{path}.file")
-        case other:
-            return OtherPart(printable(other))
-
-
-def _image(part: _Part, path: str) -> ImagePart:
-    image = part.image_url
-    if isinstance(image, str):
-        return ImagePart(image)
-    image = _present(image, f"{path}.image_url")
-    return ImagePart(image.url, image.detail)
-
-
-def _file(file: _File, path: str) -> FilePart:
-    if not (file.file_data or file.file_id or file.file_url):
+def _check_file(file: File | None, path: str) -> None:
+    if file is not None and not (file.file_data or file.file_id or file.file_url):
         raise InvalidRequest(
             f"{path} needs file_data, file_id or file_url",
             param=path,
             code="missing_required_parameter",
         )
-    return FilePart(file.file_data, file.file_id, file.file_url, file.filename)
 
 
-def _present(value: T | None, path: str) -> T:
-    if value is None:
-        raise InvalidRequest(
-            f"missing required parameter: {path}", param=path, code="missing_required_parameter"
-        )
-    return value
-
-
-def _calls(wire: _Message, index: int) -> tuple[FunctionCall, ...]:
-    if not wire.tool_calls:
-        old = wire.function_call
-        return (FunctionCall("", old.name, old.arguments),) if old else ()
-    calls = []
-    for position, call in enumerate(wire.tool_calls):
-        path = f"messages[{index}].tool_calls[{position}]"
-        if call.type == "custom":
-            custom = _present(call.custom, f"{path}.custom")
-            calls.append(FunctionCall(call.id, custom.name, custom.input, "custom"))
-        else:
-            function = _present(call.function, f"{path}.function")
-            calls.append(FunctionCall(call.id, function.name, function.arguments))
-    return tuple(calls)
-
-
-def _tools(wire: _Body) -> tuple[Tool, ...]:
-    tools = [_tool("function", function) for function in wire.functions or ()]
-    for index, tool in enumerate(wire.tools or ()):
-        if tool.type == "function":
-            tools.append(_tool("function", _present(tool.function, f"tools[{index}].function")))
-        elif tool.type == "custom":
-            tools.append(_tool("custom", _present(tool.custom, f"tools[{index}].custom")))
-    return tuple(tools)
-
-
-def _tool(kind: str, wire: _ToolFunction) -> Tool:
-    return Tool(wire.name, wire.description or "", wire.parameters, kind, wire.strict)
-
-
-def _tool_choice(wire: _Body) -> ToolChoice | None:
-    choice = wire.tool_choice if wire.tool_choice is not None else wire.function_call
-    if choice is None:
-        return None
-    if isinstance(choice, _Named):
-        return ToolChoice("function", choice.name)
-    if isinstance(choice, _ChosenTool):
-        named = choice.function or choice.custom
-        return ToolChoice("function", named.name) if named else ToolChoice("auto")
-    mode: dict[str, Literal["none", "auto", "required"]] = {
-        "none": "none",
-        "auto": "auto",
-        "required": "required",
-        "any": "required",
-    }
-    if choice not in mode:
-        field = "tool_choice" if wire.tool_choice is not None else "function_call"
-        raise InvalidRequest(
-            f"{field} must be none, auto, required or a named function", param=field
-        )
-    return ToolChoice(mode[choice])
+def _missing(path: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"missing required parameter: {path}", param=path, code="missing_required_parameter"
+    )

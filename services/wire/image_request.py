@@ -80,7 +80,7 @@ def as_chat(request: ImageRequest, prompt_prefix: str) -> ChatRequest:
     """The chat turn that asks for the picture: one user message, the operator's prefix first."""
     size = f"\nThe picture's size: {request.size} pixels." if request.size else ""
     text = f"{prompt_prefix}{request.prompt}{size}"
-    return ChatRequest(request.model, (Message("user", text),), user=request.user)
+    return ChatRequest(request.model, (Message("user", text),))
 
 
 def _check_prompt(prompt: str) -> None:

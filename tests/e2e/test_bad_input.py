@@ -30,22 +30,12 @@ FIELDS = {
     "messages": set(),
     "stream": {"true", "null"},
     "stream_options": {"object", "null"},
-    "temperature": {"number", "fraction", "null"},
-    "top_p": {"number", "fraction", "null"},
-    "max_tokens": {"number", "null"},
-    "max_completion_tokens": {"number", "null"},
-    "stop": {"text", "null"},
     "n": {"number", "null"},
     "tools": {"null"},
     "tool_choice": {"null", "object"},
-    "functions": {"null"},
-    "function_call": {"null"},
-    "parallel_tool_calls": {"true", "null"},
     "response_format": {"object", "null"},
-    "reasoning_effort": {"text", "null"},
-    "user": {"text", "null"},
 }
-"""The fields that the gateway reads, and the kinds of value that each takes."""
+"""The fields that the gateway acts on, and the kinds of value that each takes."""
 
 HOW_WRONG = [(f, kind) for f, right in FIELDS.items() for kind in WRONG if kind not in right]
 
@@ -209,13 +199,12 @@ def test_wrong_message_is_named_to_the_part(
         ({"n": 0}, "n"),
         ({"n": -1}, "n"),
         ({"n": 129}, "n"),
-        ({"stop": ["a", 7]}, "stop[1]"),
+        ({"n": 1.5}, "n"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"tools": [7]}, "tools[0]"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice.function.name"),
-        ({"functions": [{}]}, "functions[0].name"),
         ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
         ({"user": "a\x00b"}, "user"),
         ({"user": "half \ud800 pair"}, "user"),
@@ -223,8 +212,6 @@ def test_wrong_message_is_named_to_the_part(
         ({"metadata": {"\x00": 1}}, "metadata.\\x00"),
         ({"messages": [{"role": "user", "content": "\ud83d"}]}, "messages[0].content"),
         ({"k" * 5_000: "\x00"}, "k" * 200),
-        ({"max_tokens": 1.5}, "max_tokens"),
-        ({"max_tokens": 10**400}, "max_tokens"),
         ({"n": 10**30}, "n"),
     ],
 )
@@ -234,13 +221,12 @@ def test_wrong_value_is_refused_by_the_fields_name(
     assert refused(gateway, upstream, question("hi") | fields)["param"] == param
 
 
-@pytest.mark.parametrize("field", ["temperature", "top_p", "max_tokens", "n"])
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000, "1" + "0" * 400 + ".5"])
 def test_absurd_number_is_refused_by_the_fields_name(
-    gateway: GatewayProcess, upstream: OpenAICompat, field: str, number: str
+    gateway: GatewayProcess, upstream: OpenAICompat, number: str
 ) -> None:
-    body = json.dumps(question("hi"))[:-1] + f',"{field}":{number}}}'
-    assert refused(gateway, upstream, body.encode())["param"] == field
+    body = json.dumps(question("hi"))[:-1] + f',"n":{number}}}'
+    assert refused(gateway, upstream, body.encode())["param"] == "n"
 
 
 @pytest.mark.parametrize("number", ["1e999", "9" * 5000])
@@ -326,6 +312,37 @@ def test_duplicate_keys_mean_the_last_here_and_upstream(
     assert answer.json()["choices"][0]["message"]["content"] == "last"
     sent = json.loads(upstream.calls[-1].request.body, object_pairs_hook=list)
     assert sorted(key for key, _ in sent) == ["messages", "model"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 1.0},
+        {"max_tokens": 10.0, "max_completion_tokens": 2**40, "user": 5},
+        {"temperature": "warm", "top_p": [], "stop": ["a", 7], "parallel_tool_calls": "no"},
+        {"functions": [{}], "function_call": "sometimes", "reasoning_effort": 3},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": "any"}}]},
+        {"stream_options": {"include_usage": False, "include_obfuscation": False}},
+    ],
+    ids=lambda fields: " ".join(fields),
+)
+def test_fields_nobody_acts_on_reach_the_upstream_as_they_came(
+    gateway: GatewayProcess, upstream: OpenAICompat, fields: dict[str, Any]
+) -> None:
+    asked = question("#echo hi") | fields
+    gateway.post(asked)
+    sent = upstream.calls[-1].request.json()
+    assert sent == asked | {"model": sent["model"]}
+
+
+def test_arguments_that_are_an_object_are_taken(
+    gateway: GatewayProcess, upstream: OpenAICompat
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": [1]}}}
+    asked = with_message(role="assistant", tool_calls=[call])
+    asked["messages"].reverse()
+    assert gateway.post(asked).status_code == 200
+    assert upstream.calls[-1].request.json()["messages"] == asked["messages"]
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/xml", "multipart/form-data", ""])

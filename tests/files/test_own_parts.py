@@ -11,7 +11,7 @@ import pytest
 from services.config import Settings
 from services.core.errors import InvalidRequest, Unavailable
 from services.core.models import Caller
-from services.core.requests import ChatRequest, FilePart, ImagePart, Message, Part, TextPart
+from services.core.requests import ChatRequest, Message, Part, file_part, image_part, text_part
 from services.files import FileCache, Kind, OwnFiles, UserFiles, fill_in_own_files, owner_of
 from services.files.public_base import PublicUrlUnknown
 from services.store import Store
@@ -47,16 +47,16 @@ def filled(files: OwnFiles, *parts: Part) -> tuple[Part, ...]:
 
 def refused(files: OwnFiles, part: Part) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        filled(files, TextPart("Hi"), part)
+        filled(files, text_part("Hi"), part)
     return caught.value
 
 
 def test_upload_is_found_by_its_owner_only(files: OwnFiles) -> None:
     mine = files.user_files.add(owner_of(MINE), PNG, "otter.png", "vision")
     theirs = files.user_files.add(owner_of(THEIRS), PNG, "secret.png", "vision")
-    assert filled(files, FilePart(file_id=mine.id)) == (FilePart(data=DATA, name="otter.png"),)
+    assert filled(files, file_part(file_id=mine.id)) == (file_part(DATA, name="otter.png"),)
     for file_id in (theirs.id, "file-unknown", "../../x", ""):
-        problem = refused(files, FilePart(file_id=file_id))
+        problem = refused(files, file_part(file_id=file_id))
         assert problem.param == "messages[1].content[1].file.file_id"
         assert problem.code == "file_not_found"
 
@@ -65,14 +65,14 @@ def test_upload_while_the_store_is_away_is_503(cache: FileCache) -> None:
     store = Store(f"redis://127.0.0.1:{free_port()}/0", timeout=0.2)
     files = OwnFiles(cache, UserFiles(cache, store, 100), Settings())
     with pytest.raises(Unavailable):
-        filled(files, FilePart(file_id="file-x"))
+        filled(files, file_part(file_id="file-x"))
 
 
 def test_link_of_ours_is_read_by_whatever_host_it_names(files: OwnFiles) -> None:
     path = files.cache.keep(PNG, Kind.IMAGE, "otter.png").path
     for base in (HOST, "https://files.example", "http://127.0.0.1:8080", "http://gateway:1/x"):
-        after = filled(files, ImagePart(base + path, "low"), FilePart(url=f"{base}{path}?x#y"))
-        assert after == (ImagePart(DATA, "low"), FilePart(data=DATA, name="otter.png"))
+        after = filled(files, image_part(base + path, "low"), file_part(url=f"{base}{path}?x#y"))
+        assert after == (image_part(DATA, "low"), file_part(DATA, name="otter.png"))
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_link_of_ours_whose_file_has_gone_says_so(files: OwnFiles, base: str) ->
     kept = files.cache.keep(PNG, Kind.IMAGE)
     files.cache.delete("images", kept.name)
     for part, field in (
-        (ImagePart(base + kept.path), "image_url.url"),
-        (FilePart(url=base + kept.path), "file.file_url"),
+        (image_part(base + kept.path), "image_url.url"),
+        (file_part(url=base + kept.path), "file.file_url"),
     ):
         problem = refused(files, part)
         assert (problem.code, problem.status) == ("file_expired", 400)
@@ -113,14 +113,14 @@ def test_link_of_ours_whose_file_has_gone_says_so(files: OwnFiles, base: str) ->
     ],
 )
 def test_all_else_is_left_to_be_fetched(files: OwnFiles, url: str) -> None:
-    parts = (ImagePart(url), FilePart(url=url), FilePart(data=DATA), TextPart("Hi"))
+    parts = (image_part(url), file_part(url=url), file_part(DATA), text_part("Hi"))
     assert filled(files, *parts) == parts
 
 
 def test_users_upload_is_no_link(files: OwnFiles) -> None:
     kept = files.cache.keep(PNG, Kind.USER)
     for url in (f"{HOST}/uploads/{kept.name}", f"http://other.example/images/{kept.name}"):
-        assert filled(files, ImagePart(url)) == (ImagePart(url),)
+        assert filled(files, image_part(url)) == (image_part(url),)
 
 
 def test_link_behind_an_unknown_proxy_is_still_read(files: OwnFiles) -> None:
@@ -128,10 +128,10 @@ def test_link_behind_an_unknown_proxy_is_still_read(files: OwnFiles) -> None:
         raise PublicUrlUnknown("not known")
 
     kept = files.cache.keep(PNG, Kind.IMAGE)
-    parts = (ImagePart(f"http://a.example{kept.path}"), ImagePart("http://a.example/images/x"))
+    parts = (image_part(f"http://a.example{kept.path}"), image_part("http://a.example/images/x"))
     request = ChatRequest("m", (Message("user", parts),))
     after = fill_in_own_files(request, files, MINE, unknown)
-    assert after.messages[0].content == (ImagePart(DATA), parts[1])
+    assert after.messages[0].content == (image_part(DATA), parts[1])
 
 
 @pytest.mark.parametrize("name", ["image_20231217044452.png", "20231217044452_报告 1.csv"])
@@ -142,8 +142,8 @@ def test_link_that_an_older_service_gave_counts_by_our_hosts_only(
     (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / folder / name).write_bytes(PNG)
     path = f"/{folder}/{quote(name)}"
-    (ours,) = filled(files, FilePart(url=HOST + path))
-    assert isinstance(ours, FilePart)
-    assert (ours.data or "").endswith(DATA.partition(",")[2])
-    theirs = FilePart(url=f"https://other.example{path}")
+    (ours,) = filled(files, file_part(url=HOST + path))
+    assert ours.attached is not None
+    assert (ours.attached.file_data or "").endswith(DATA.partition(",")[2])
+    theirs = file_part(url=f"https://other.example{path}")
     assert filled(files, theirs) == (theirs,)

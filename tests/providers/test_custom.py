@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from emulators.openai_compat import OpenAICompat
-from services.core.errors import ProtocolError, RateLimited, UpstreamRefused
+from services.core.errors import InvalidRequest, ProtocolError, RateLimited, UpstreamRefused
 from services.core.events import Event, Finish, Text
 from services.core.models import Credential, Secret
-from services.core.requests import ChatRequest, ImagePart, Message, TextPart
+from services.core.requests import ChatRequest, Message, Part, image_part, text_part
 from services.providers.custom import Custom, Upstream
 from services.providers.registry import Registry
 from services.transport import Timeouts, Transport
@@ -113,6 +113,15 @@ def test_body_goes_out_as_it_came_with_the_upstreams_model(
     assert call.path == "/v1/chat/completions"
 
 
+def test_usage_is_asked_for_beside_the_callers_stream_options(
+    wires: Transport, upstream: OpenAICompat
+) -> None:
+    options = {"include_usage": False, "include_obfuscation": False}
+    answer(wires, upstream, asking(stream=True, stream_options=options))
+    sent = upstream.calls[-1].request.json()["stream_options"]
+    assert sent == options | {"include_usage": True}
+
+
 def test_usage_is_not_asked_of_a_server_that_refuses_the_question(
     wires: Transport, upstream: OpenAICompat
 ) -> None:
@@ -122,7 +131,7 @@ def test_usage_is_not_asked_of_a_server_that_refuses_the_question(
 
 def test_changed_messages_are_encoded_anew(wires: Transport, upstream: OpenAICompat) -> None:
     url = "https://x.example/a.png"
-    parts = (TextPart("look"), ImagePart(url, "low"))
+    parts = (text_part("look"), image_part(url, "low"))
     request = asking(messages=[], n=1).replace_messages(
         (Message("system", "be brief"), Message("user", parts))
     )
@@ -206,3 +215,12 @@ def test_status_of_a_refusal_counts_even_if_its_body_is_endless_or_cut(
     with pytest.raises(UpstreamRefused) as refused:
         answer(wires, upstream, asking())
     assert refused.value.status == 404
+
+
+def test_part_of_an_unknown_type_is_not_lost_in_changed_messages(
+    wires: Transport, upstream: OpenAICompat
+) -> None:
+    changed = asking().replace_messages((Message("user", (Part("video_url"),)),))
+    with pytest.raises(InvalidRequest, match="unknown type"):
+        answer(wires, upstream, changed)
+    assert upstream.calls == []

@@ -194,9 +194,8 @@ def test_what_is_no_request_is_refused(body: bytes) -> None:
 
 
 def test_the_chat_turn_has_prefix_prompt_and_size() -> None:
-    chat = as_chat(decoded(model="m", size="512x256", user="u"), "Draw exactly: ")
+    chat = as_chat(decoded(model="m", size="512x256"), "Draw exactly: ")
     assert chat.model == "m"
-    assert chat.user == "u"
     assert not chat.stream
     [message] = chat.messages
     assert message.role == "user"

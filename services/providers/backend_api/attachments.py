@@ -6,7 +6,7 @@ import msgspec
 
 from services.config import Settings
 from services.core.errors import InvalidRequest
-from services.core.requests import FilePart, ImagePart
+from services.core.requests import File, ImageURL, Part
 from services.fetch import Fetched, base_name, caller_fetcher
 from services.media import INLINE_IMAGES, UNKNOWN, extension, measure_image
 
@@ -33,19 +33,19 @@ class Opener:
     def __init__(self, settings: Settings) -> None:
         self._fetcher = caller_fetcher(settings)
 
-    def __call__(self, part: ImagePart | FilePart, *, param: str) -> Attachment:
+    def __call__(self, part: Part, *, param: str) -> Attachment:
         """The file behind a part; `param` is its place in the request.
 
         A URL under `image_url` may lead to any type of file. Raise InvalidRequest, with the field
         at fault, for what cannot be had or is broken.
         """
-        match part:
-            case ImagePart(url=url):
+        match part.attached or part.image:
+            case ImageURL(url=url):
                 field, name = f"{param}.image_url.url", ""
-            case FilePart(data=str(data), name=name):
+            case File(file_data=str(data), filename=name):
                 field = f"{param}.file.file_data"
                 url = data if data[:5].lower() == "data:" else f"data:;base64,{data}"
-            case FilePart(url=str(url), name=name):
+            case File(file_url=str(url), filename=name):
                 field = f"{param}.file.file_url"
             case _:
                 raise InvalidRequest(

@@ -9,14 +9,7 @@ from typing import Any, assert_never
 import msgspec
 
 from services.core.errors import InvalidRequest
-from services.core.requests import (
-    AudioPart,
-    FilePart,
-    ImagePart,
-    Message,
-    OtherPart,
-    TextPart,
-)
+from services.core.requests import Message, Part
 from services.providers.backend_api.model_names import Family
 from services.providers.backend_api.uploads import Uploaded
 
@@ -32,28 +25,26 @@ class _Said(msgspec.Struct):
     files: list[Uploaded]
 
 
-def file_parts(
-    messages: tuple[Message, ...], family: Family
-) -> Iterator[tuple[Place, ImagePart | FilePart]]:
+def file_parts(messages: tuple[Message, ...], family: Family) -> Iterator[tuple[Place, Part]]:
     """The parts that must be uploaded, with their places.
 
     Raises `InvalidRequest` for a part that this family cannot be sent.
     """
     for i, message in enumerate(messages):
-        for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
-            match part:
-                case TextPart():
+        for j, part in enumerate(message.parts):
+            match part.kind:
+                case "text":
                     continue
-                case ImagePart() | FilePart():
+                case "image" | "file":
                     if family.text_only:
                         raise _unsupported("this model takes no pictures or files", i, j)
                     yield (i, j), part
-                case AudioPart():
+                case "audio":
                     raise _unsupported("this model takes no audio", i, j)
-                case OtherPart():
-                    raise _unsupported(f"parts of type {part.type} are not known here", i, j)
-                case _:
-                    assert_never(part)
+                case "other":
+                    raise _unsupported("parts of this type are not known here", i, j)
+                case kind:
+                    assert_never(kind)
 
 
 def latest(messages: tuple[Message, ...]) -> int:
@@ -92,25 +83,24 @@ def _said(
             pass
     parts: list[str | Uploaded] = []
     files: list[Uploaded] = []
-    content = message.content
-    for j, part in enumerate(content if isinstance(content, tuple) else ()):
+    for j, part in enumerate(message.parts):
         file = uploaded.get((index, j))
         if file is not None:
             files.append(file)
         if file is not None and file.width is not None:
             parts.append(file)
-        elif isinstance(part, TextPart):
-            parts.append(part.text)
-    if isinstance(content, str):
-        parts.append(content)
-    if message.tool_calls:
-        calls = [f"Called the tool {c.name} with {c.arguments or '{}'}" for c in message.tool_calls]
+        elif part.kind == "text":
+            parts.append(part.words)
+    if isinstance(message.content, str):
+        parts.append(message.content)
+    if message.calls:
+        calls = [f"Called the tool {c.name} with {c.arguments or '{}'}" for c in message.calls]
         parts = [part for part in parts if part] + ["\n".join(calls)]
     return _Said(role, parts or [""], files)
 
 
 def _tool_names(messages: tuple[Message, ...]) -> dict[str, str]:
-    return {call.id: call.name for message in messages for call in message.tool_calls}
+    return {call.id: call.name for message in messages for call in message.calls}
 
 
 def _talk_only(said: list[_Said]) -> list[_Said]:

@@ -8,7 +8,7 @@ import pytest
 
 from services.config import Files, Settings
 from services.core.errors import InvalidRequest
-from services.core.requests import FilePart, ImagePart
+from services.core.requests import Part, file_part, image_part
 from services.providers.backend_api.attachments import Attachment, Opener
 from tests.fetch.servers import Server, answer
 from tests.files.support import picture
@@ -22,12 +22,12 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def opened(part: ImagePart | FilePart, *open_to: str) -> Attachment:
+def opened(part: Part, *open_to: str) -> Attachment:
     files = Files(fetch_allow=open_to, fetch_timeout=5.0, fetch_max_mb=10_000 / 1024 / 1024)
     return Opener(Settings(files=files))(part, param=PARAM)
 
 
-def refused(part: ImagePart | FilePart) -> InvalidRequest:
+def refused(part: Part) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         opened(part)
     assert caught.value.status == 400
@@ -38,37 +38,37 @@ def refused(part: ImagePart | FilePart) -> InvalidRequest:
     ("part", "expected"),
     [
         (
-            ImagePart(f"data:image/jpeg;base64,{encoded(PNG)}"),
+            image_part(f"data:image/jpeg;base64,{encoded(PNG)}"),
             Attachment(PNG, "image/png", "image.png", 30, 20),
         ),
         (
-            ImagePart(f"data:application/pdf;base64,{encoded(PDF)}"),
+            image_part(f"data:application/pdf;base64,{encoded(PDF)}"),
             Attachment(PDF, "application/pdf", "file.pdf"),
         ),
         (
-            ImagePart(f"data:text/csv;name=my%20t.csv;base64,{encoded(b'1,2')}"),
+            image_part(f"data:text/csv;name=my%20t.csv;base64,{encoded(b'1,2')}"),
             Attachment(b"1,2", "text/csv", "my t.csv"),
         ),
         (
-            FilePart(data=encoded(JPEG), name="Ferien ü.jpeg"),
+            file_part(encoded(JPEG), name="Ferien ü.jpeg"),
             Attachment(JPEG, "image/jpeg", "Ferien ü.jpeg", 4, 5),
         ),
         (
-            FilePart(data=f"data:application/pdf;base64,{encoded(PDF)}", name="../a/b.pdf"),
+            file_part(f"data:application/pdf;base64,{encoded(PDF)}", name="../a/b.pdf"),
             Attachment(PDF, "application/pdf", "b.pdf"),
         ),
-        (FilePart(data=encoded(b"hello")), Attachment(b"hello", "text/plain", "file.txt")),
+        (file_part(encoded(b"hello")), Attachment(b"hello", "text/plain", "file.txt")),
     ],
 )
-def test_data_in_the_message(part: ImagePart | FilePart, expected: Attachment) -> None:
+def test_data_in_the_message(part: Part, expected: Attachment) -> None:
     assert opened(part) == expected
 
 
 def test_url_is_fetched_and_typed_by_its_bytes() -> None:
     with Server(answer(PNG, "Content-Type: text/html")) as server:
         host = f"127.0.0.1:{server.port}"
-        image = opened(ImagePart(f"http://{host}/dir/otter.png"), host)
-        file = opened(FilePart(url=f"http://{host}/dir/otter.png", name="mine.png"), host)
+        image = opened(image_part(f"http://{host}/dir/otter.png"), host)
+        file = opened(file_part(url=f"http://{host}/dir/otter.png", name="mine.png"), host)
     assert image == Attachment(PNG, "image/png", "otter.png", 30, 20)
     assert file == Attachment(PNG, "image/png", "mine.png", 30, 20)
 
@@ -76,23 +76,23 @@ def test_url_is_fetched_and_typed_by_its_bytes() -> None:
 @pytest.mark.parametrize(
     ("part", "field"),
     [
-        (ImagePart("http://10.0.0.1/x.png"), "image_url.url"),
-        (ImagePart("ftp://example.com/x"), "image_url.url"),
-        (ImagePart("data:image/png;base64,x"), "image_url.url"),
-        (ImagePart(f"data:image/png;base64,{encoded(PNG[:40])}"), "image_url.url"),
-        (ImagePart(f"data:image/jpg;base64,{encoded(bytes(40))}"), "image_url.url"),
-        (ImagePart(f"data:x/y;base64,{encoded(bytes(10_001))}"), "image_url.url"),
-        (FilePart(data="not base64!"), "file.file_data"),
-        (FilePart(data=encoded(bytes(10_001))), "file.file_data"),
-        (FilePart(url="http://localhost/x"), "file.file_url"),
+        (image_part("http://10.0.0.1/x.png"), "image_url.url"),
+        (image_part("ftp://example.com/x"), "image_url.url"),
+        (image_part("data:image/png;base64,x"), "image_url.url"),
+        (image_part(f"data:image/png;base64,{encoded(PNG[:40])}"), "image_url.url"),
+        (image_part(f"data:image/jpg;base64,{encoded(bytes(40))}"), "image_url.url"),
+        (image_part(f"data:x/y;base64,{encoded(bytes(10_001))}"), "image_url.url"),
+        (file_part("not base64!"), "file.file_data"),
+        (file_part(encoded(bytes(10_001))), "file.file_data"),
+        (file_part(url="http://localhost/x"), "file.file_url"),
     ],
 )
-def test_what_cannot_be_had_names_the_field(part: ImagePart | FilePart, field: str) -> None:
+def test_what_cannot_be_had_names_the_field(part: Part, field: str) -> None:
     assert refused(part).param == f"{PARAM}.{field}"
 
 
 def test_part_without_anything_is_refused() -> None:
-    assert refused(FilePart()).param == PARAM
+    assert refused(file_part()).param == PARAM
 
 
 def test_attachments_do_not_show_their_bytes() -> None:

@@ -20,7 +20,7 @@ from services.core.errors import (
 )
 from services.core.events import SILENCE, Text
 from services.core.models import Credential, Secret
-from services.core.requests import ChatRequest, FilePart, Message
+from services.core.requests import ChatRequest, Message, file_part
 from services.providers.backend_api import BackendApiSettings
 from services.providers.backend_api.refused import refused, refused_in_stream
 from services.transport import Timeouts, Transport
@@ -202,14 +202,14 @@ def test_calls_of_a_minute_are_bounded(stage: Stage) -> None:
 
 def test_calls_about_files_are_counted_apart_and_wait_for_their_minute(stage: Stage) -> None:
     provider = stage.provider(BackendApiSettings(calls_per_minute=2, queue_patience=0.2))
-    files = [FilePart(data=b64encode(text).decode()) for text in (b"one", b"two", b"three")]
+    files = [file_part(b64encode(text).decode()) for text in (b"one", b"two", b"three")]
     for said in (files, "#dalle"):  # six and one of eight calls about files
         stage.events(said, provider=provider)
     _, failure = stage.failure("Hi", provider=provider)
     assert isinstance(failure, RateLimited)
     route = provider.route("gpt-4-s")
     assert route is not None
-    more = (FilePart(data=b64encode(text).decode()) for text in (b"four", b"five"))
+    more = (file_part(b64encode(text).decode()) for text in (b"four", b"five"))
     request = ChatRequest("gpt-4-s", (Message("user", tuple(more)),))
     events = provider.stream(request, route, stage.credential())
     waited = [next(events) for _ in range(6)]  # it says so each second, instead of failing
@@ -220,7 +220,7 @@ def test_calls_about_files_are_counted_apart_and_wait_for_their_minute(stage: St
 
 def test_upstreams_own_timeout_is_a_timeout(stage: Stage) -> None:
     stage.upstream.script({"endpoint": "file_create", "status": 504})
-    _, failure = stage.failure([FilePart(data="aGk=", name="a.txt")])
+    _, failure = stage.failure([file_part("aGk=", name="a.txt")])
     assert isinstance(failure, UpstreamTimeout)
 
 

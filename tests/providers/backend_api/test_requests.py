@@ -14,12 +14,14 @@ from services.config import Server
 from services.core.errors import InvalidRequest, ModelNotFound, Unavailable
 from services.core.models import Credential, Secret
 from services.core.requests import (
-    AudioPart,
-    FilePart,
-    FunctionCall,
-    ImagePart,
+    Audio,
+    Function,
     Message,
-    TextPart,
+    Part,
+    ToolCall,
+    file_part,
+    image_part,
+    text_part,
 )
 from services.providers.backend_api import BackendApiSettings
 
@@ -33,8 +35,9 @@ SKELETON = {
     "force_paragen": False,
     "force_rate_limit": False,
 }
-PICTURE = ImagePart(data_url(PNG, "image/png"))
-CSV = FilePart(data=data_url(b"a,b\n1,2\n", "text/csv"), name="table 1.csv")
+SPOKEN = Part("input_audio", input_audio=Audio("AAAA", "wav"))
+PICTURE = image_part(data_url(PNG, "image/png"))
+CSV = file_part(data_url(b"a,b\n1,2\n", "text/csv"), name="table 1.csv")
 
 
 def sent(stage: Stage) -> dict[str, Any]:
@@ -141,7 +144,7 @@ def test_prefixes_take_turns(stage: Stage) -> None:
 
 
 def test_all_roles_reach_the_upstream(stage: Stage) -> None:
-    call = FunctionCall("call-1", "weather", '{"city":"Paris"}')
+    call = ToolCall("call-1", function=Function("weather", '{"city":"Paris"}'))
     stage.events(
         [
             Message("developer", "Be brief."),
@@ -159,7 +162,7 @@ def test_all_roles_reach_the_upstream(stage: Stage) -> None:
     ]
 
 
-@pytest.mark.parametrize("content", ["Hi", (PICTURE, TextPart("Hi"))])
+@pytest.mark.parametrize("content", ["Hi", (PICTURE, text_part("Hi"))])
 def test_models_without_system_role_get_its_text_in_the_first_question(
     stage: Stage, content: Any
 ) -> None:
@@ -170,15 +173,19 @@ def test_models_without_system_role_get_its_text_in_the_first_question(
 
 
 def test_list_content_for_gpt_3_5_is_joined(stage: Stage) -> None:
-    stage.events([TextPart("one"), TextPart("two")], model="gpt-3.5-turbo")
+    stage.events([text_part("one"), text_part("two")], model="gpt-3.5-turbo")
     assert sent(stage)["messages"][0]["content"]["parts"] == ["one\ntwo"]
 
 
 @pytest.mark.parametrize(
-    ("model", "part"), [("gpt-3.5-turbo", PICTURE), ("gpt-4-s", AudioPart("AAAA", "wav"))]
+    ("model", "part"),
+    [
+        ("gpt-3.5-turbo", PICTURE),
+        ("gpt-4-s", Part("input_audio", input_audio=Audio("AAAA", "wav"))),
+    ],
 )
 def test_what_a_model_cannot_take_is_refused(stage: Stage, model: str, part: Any) -> None:
-    _, failure = stage.failure([TextPart("Hi"), part], model=model)
+    _, failure = stage.failure([text_part("Hi"), part], model=model)
     assert isinstance(failure, InvalidRequest)
     assert failure.param == "messages[0].content[1]"
     assert stage.upstream.log == []
@@ -197,7 +204,7 @@ def test_temporary_chat(stage: Stage) -> None:
 
 
 def test_pictures_and_documents_are_uploaded_in_order(stage: Stage) -> None:
-    stage.events([TextPart("What is in it?"), PICTURE, CSV])
+    stage.events([text_part("What is in it?"), PICTURE, CSV])
     [message] = sent(stage)["messages"]
     first, second = message["metadata"]["attachments"]
     assert first == {
@@ -237,7 +244,7 @@ def test_pictures_and_documents_are_uploaded_in_order(stage: Stage) -> None:
 def test_any_type_is_uploaded_for_its_use(
     stage: Stage, data: bytes, mime: str, use_case: str
 ) -> None:
-    stage.events([TextPart("Hi"), ImagePart(data_url(data, mime))])
+    stage.events([text_part("Hi"), image_part(data_url(data, mime))])
     assert stage.upstream.calls("file_create")[0].json["use_case"] == use_case
     content = sent(stage)["messages"][0]["content"]
     assert content == {"content_type": "text", "parts": ["Hi"]}
@@ -280,13 +287,13 @@ def test_failed_upload_is_an_error_not_a_hang(stage: Stage, entry: dict[str, Any
 
 
 def test_corrupt_picture_is_the_callers_fault(stage: Stage) -> None:
-    _, failure = stage.failure([ImagePart(data_url(PNG[:30], "image/png"))])
+    _, failure = stage.failure([image_part(data_url(PNG[:30], "image/png"))])
     assert isinstance(failure, InvalidRequest)
     assert failure.param == "messages[0].content[0].image_url.url"
 
 
 def test_file_larger_than_allowed_is_refused_before_any_call(stage: Stage) -> None:
-    _, failure = stage.failure([ImagePart(data_url(bytes(25_000_000), "application/x-big"))])
+    _, failure = stage.failure([image_part(data_url(bytes(25_000_000), "application/x-big"))])
     assert isinstance(failure, InvalidRequest)
     assert stage.upstream.log == []
 
