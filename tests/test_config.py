@@ -21,7 +21,7 @@ from services.config import (
     load_here,
     passthrough_enabled,
 )
-from services.config.account_setting import AccountSetting
+from services.config.settings import AccountSetting
 from services.core.models import Secret
 from tests.old_files import VERSIONS
 

@@ -14,8 +14,8 @@ import pytest
 
 from services.command_line import _parser
 from services.config import ROOT, Settings, load
-from services.config.annotations import is_internal, is_struct, unwrap
 from services.config.load import FILE_VARIABLE
+from services.config.reader import is_struct, keys_of, unwrap
 from services.core.models import Secret
 from services.pipeline.profiles import parse_profile
 from services.providers.registry import provider_types
@@ -36,11 +36,9 @@ class Key(NamedTuple):
 
 def keys(kind: Any = Settings, path: str = "") -> Iterator[Key]:
     """Every key of the settings structs."""
-    for field in msgspec.structs.fields(kind):
+    for field in keys_of(kind):
         base, _ = unwrap(field.type)
         name = f"{path}.{field.encode_name}".lstrip(".")
-        if is_internal(field):
-            continue
         if is_struct(base):
             yield from keys(base, name)
         else:

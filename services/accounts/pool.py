@@ -20,7 +20,7 @@ from redis.client import Pipeline
 
 from services.accounts.vault import hashed
 from services.call_limiter import calls_key
-from services.config.account_setting import AccountSetting
+from services.config.settings import AccountSetting
 from services.core.errors import GatewayError, RateLimited, Unavailable
 from services.core.models import CallLimit, Secret
 from services.store import ScriptCall, Store, StoreAway, StoreScript

@@ -16,7 +16,7 @@ import msgspec
 from services.accounts.pool import Account, AccountView, Pool, account_of
 from services.accounts.vault import Vault, VaultError, read_private
 from services.config import Settings
-from services.config.account_setting import AccountSetting
+from services.config.settings import AccountSetting
 from services.core.errors import InvalidRequest, NotFound, Unavailable
 from services.core.models import Secret
 from services.store import Store, StoreAway

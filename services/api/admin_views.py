@@ -8,8 +8,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta
 
-from services.config.account_setting import AccountSetting
-from services.config.kinds import hide_url_secrets
+from services.config.settings import AccountSetting, hide_url_secrets
 from services.core.models import Secret
 from services.keys import KeyRecord, Limits, UsageRow
 

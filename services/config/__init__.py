@@ -1,8 +1,8 @@
 """Typed settings. Every problem is reported at once; nothing else reads the environment."""
 
-from services.config.exposure import check_exposure, is_loopback, passthrough_enabled
 from services.config.load import environment, find_file, load, load_here, refused_problems
-from services.config.problems import ConfigErrors, Problem
+from services.config.reader import ConfigErrors, Problem
+from services.config.rules import check_exposure, is_loopback, passthrough_enabled
 from services.config.settings import (
     ROOT,
     Auth,

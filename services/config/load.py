@@ -11,16 +11,9 @@ from typing import Any
 import msgspec
 from dotenv import dotenv_values
 
-from services.config.kinds import Group
-from services.config.problems import ConfigErrors, Problem
-from services.config.reader import ABSENT, Reader, Spot
-from services.config.rules import (
-    advice,
-    contradictions,
-    settle_model_names,
-    settle_old_meanings,
-)
-from services.config.settings import ROOT, Settings
+from services.config.reader import ABSENT, ConfigErrors, Reader, Spot
+from services.config.rules import advice, contradictions, settle_model_names, settle_old_meanings
+from services.config.settings import ROOT, Group, Settings
 
 FILE_VARIABLE = "CAUSEWAY_CONFIG"
 """Names the configuration file, where it is neither data/config.json nor config.json."""
@@ -44,14 +37,21 @@ def load(
     `provider_types` gives for each provider name the struct, or the list of structs, that types
     `providers.<name>`; without it `providers` is left empty. Raises `ConfigErrors`.
     """
-    source = "" if path is None else str(path)
-    reader = Reader(environ)
-    raw = {} if path is None else _read_file(path, reader, content)
-    typed = reader.struct(_with_providers(provider_types), raw, Spot(source=source))
-    if typed is ABSENT:
+    fields: list[tuple[str, Any, Any]] = [
+        (name, kind | None, None) for name, kind in (provider_types or {}).items()
+    ]
+    group = msgspec.defstruct("Providers", fields, bases=(Group,), frozen=True, kw_only=True)
+    reader = Reader(environ, {} if provider_types is None else {"providers": group})
+    at = Spot(source="" if path is None else str(path))
+    raw = {} if path is None else _read_file(path, content, reader, at)
+    settings = reader.struct(Settings, raw, at)
+    if settings is ABSENT:
         raise ConfigErrors(reader.problems)
-    settings, doubles = settle_model_names(_plain(typed), reader.given, source)
-    problems = [*reader.problems, *doubles, *contradictions(settings, source)]
+    decoded = {name: getattr(settings.providers, name, None) for name in group.__struct_fields__}
+    providers = {name: value for name, value in decoded.items() if value is not None}
+    settings = msgspec.structs.replace(settings, providers=providers)
+    settings, doubles = settle_model_names(settings, reader.given, at.source)
+    problems = [*reader.problems, *doubles, *contradictions(settings, at.source)]
     if problems:
         raise ConfigErrors(problems)
     settings, told = settle_old_meanings(settings)
@@ -95,7 +95,7 @@ def find_file(environ: Mapping[str, str], root: Path = ROOT) -> Path | None:
     return next((path for path in usual if path.is_file()), None)
 
 
-def _read_file(path: Path, reader: Reader, content: bytes | None) -> Any:
+def _read_file(path: Path, content: bytes | None, reader: Reader, at: Spot) -> Any:
     """The JSON in a file; where there is none, `{}` and a problem, so that reading goes on."""
     try:
         text = (path.read_bytes() if content is None else content).decode("utf-8-sig")
@@ -108,7 +108,7 @@ def _read_file(path: Path, reader: Reader, content: bytes | None) -> Any:
         trouble = "is not UTF-8 text"
     except ValueError as exc:
         trouble = str(exc)
-    reader.problems.append(Problem(str(path), "", trouble))
+    reader.note(at, trouble)
     return {}
 
 
@@ -118,22 +118,3 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if doubles:
         raise ValueError(f"a key stands twice in one object: {', '.join(doubles)}")
     return dict(pairs)
-
-
-def _with_providers(types: Mapping[str, type] | None) -> type[msgspec.Struct]:
-    """`Settings` with `providers` typed by what each provider brings: one walk reads all."""
-    if types is None:
-        return Settings
-    fields: list[tuple[str, Any, Any]] = [(name, kind | None, None) for name, kind in types.items()]
-    group = msgspec.defstruct("Providers", fields, bases=(Group,), frozen=True, kw_only=True)
-    return msgspec.defstruct(
-        "Typed", [("providers", group, group())], bases=(Settings,), frozen=True, kw_only=True
-    )
-
-
-def _plain(typed: Any) -> Settings:
-    values = {name: getattr(typed, name) for name in Settings.__struct_fields__}
-    group = values["providers"]
-    decoded = msgspec.structs.asdict(group) if isinstance(group, msgspec.Struct) else {}
-    values["providers"] = {name: value for name, value in decoded.items() if value is not None}
-    return Settings(**values)

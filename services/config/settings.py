@@ -2,35 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from services.config.kinds import (
-    INTERNAL,
-    BaseUrl,
-    Count,
-    Group,
-    HttpUrl,
-    Megabytes,
-    Name,
-    Network,
-    OldGroup,
-    Port,
-    ProfileName,
-    ProxyUrl,
-    Seconds,
-    StoreUrl,
-    UrlPath,
-    also,
-)
 from services.core.models import Secret
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project folder."""
+
+_URL_SECRETS = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)|(?<=[?&]password=)[^&\s'\"]+")
+
+
+def hide_url_secrets(text: str) -> str:
+    """`text` with the user, password and `password=` parts of every URL in it replaced by `…`."""
+    return _URL_SECRETS.sub("…", text)
+
+
+def also(*aliases: str, env: tuple[str, ...] = ()) -> Meta:
+    """Older spellings of a key, and further names of its environment variable."""
+    return Meta(extra={"aliases": aliases, "env": env})
+
+
+def _like(pattern: str, description: str, **extra: Any) -> Meta:
+    return Meta(pattern=f"^({pattern})?$", description=description, extra=extra)
+
+
+def _network(text: str) -> None:
+    ipaddress.ip_network(text, strict=False)
+
+
+HttpUrl = Annotated[str, _like(r"https?://[^\s/?#]+[^\s]*", "an http:// or https:// URL")]
+BaseUrl = Annotated[HttpUrl, Meta(extra={"strip": "/"})]
+"""A URL that paths are put behind, so a slash at its end is dropped."""
+ProxyUrl = Annotated[
+    str, _like(r"(https?|socks5h?)://[^\s/?#]+/?", "an http, https, socks5 or socks5h URL")
+]
+StoreUrl = Annotated[str, _like(r"(rediss?|unix)://\S+", "a redis://, rediss:// or unix:// URL")]
+UrlPath = Annotated[str, _like(r"[^\s?#]*", "a path such as abc or a/b", strip="/")]
+Network = Annotated[
+    str,
+    Meta(description="an IP address or a network such as 10.0.0.0/8", extra={"check": _network}),
+]
+Name = Annotated[str, Meta(min_length=1)]
+ProfileName = Annotated[
+    str,
+    Meta(
+        max_length=100,
+        pattern=r"^(normal|bot(\+(markdown_image|plain_image|references|plugins))*)?$",
+        description="normal, bot, or bot+EXTRA: markdown_image, plain_image, references, plugins",
+    ),
+]
+"""An output profile, or nothing for the service's own."""
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+Megabytes = Annotated[float, Meta(gt=0)]
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """A group of keys. Unknown keys in it are errors. Its repr hides credentials in URLs.
+
+    `SHORTHAND` is the key that bare text in place of the object stands for, if it may.
+    """
+
+    SHORTHAND: ClassVar[str | None] = None
+
+    def __repr__(self) -> str:
+        fields = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__)
+        return hide_url_secrets(f"{type(self).__name__}({', '.join(fields)})")
+
+
+class OldGroup(Group, frozen=True, kw_only=True):
+    """A group that old files have too. Unknown keys in it are warnings: old files have extras."""
+
+
+class AccountSetting(Group, frozen=True, kw_only=True):
+    """One upstream account; a bare string is its token, or `token,account-id`.
+
+    `token` is a refresh token, access token or key of the upstream; `account` names a workspace of
+    it. An account of twice the `weight` gets twice the requests. `concurrent` bounds the answers
+    under way at once (0: no bound). `name` is what logs and lists call it.
+    """
+
+    SHORTHAND = "token"
+
+    token: Secret
+    account: str = ""
+    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
+    concurrent: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    name: str = ""
 
 
 class BotMode(OldGroup, frozen=True, kw_only=True):
@@ -120,7 +186,7 @@ class GatewayKeySetting(Group, frozen=True, kw_only=True):
     string is a key with neither.
     """
 
-    SHORTHAND: ClassVar[str] = "key"
+    SHORTHAND = "key"
 
     key: Secret
     name: str = ""
@@ -235,7 +301,7 @@ class Settings(OldGroup, frozen=True, kw_only=True):
     files: Files = Files()
     models: Models = Models()
     providers: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    warnings: Annotated[tuple[str, ...], INTERNAL] = ()
+    warnings: Annotated[tuple[str, ...], Meta(extra={"internal": True})] = ()
 
     @property
     def log_folder(self) -> Path | None:
@@ -245,7 +311,9 @@ class Settings(OldGroup, frozen=True, kw_only=True):
     @property
     def has_accounts(self) -> bool:
         """Whether a provider has a credential of the operator's."""
-        return any(True for _ in _secrets_in(self.providers)) or any(_account_files(self.providers))
+        groups = self.providers.values()
+        entries = [e for group in groups for e in (group if isinstance(group, list) else [group])]
+        return any(_secrets_in(entries)) or any(getattr(e, "accounts_file", "") for e in entries)
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret in the settings, so that logs can leave them out."""
@@ -253,20 +321,14 @@ class Settings(OldGroup, frozen=True, kw_only=True):
 
 
 def _secrets_in(value: object) -> Iterator[str]:
+    parts: Iterable[object] = ()
     if isinstance(value, Secret):
         yield value.reveal()
     elif isinstance(value, msgspec.Struct):
-        for field in value.__struct_fields__:
-            yield from _secrets_in(getattr(value, field))
+        parts = msgspec.structs.astuple(value)
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _secrets_in(item)
+        parts = value.values()
     elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _secrets_in(item)
-
-
-def _account_files(providers: Mapping[str, Any]) -> Iterator[str]:
-    for group in providers.values():
-        for entry in group if isinstance(group, tuple | list) else (group,):
-            yield getattr(entry, "accounts_file", "")
+        parts = value
+    for part in parts:
+        yield from _secrets_in(part)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from services.config.kinds import ProfileName
+from services.config.settings import ProfileName
 
 PREFIX = "sk-cw-"
 """Begins every key made here, so that no other credential costs a look into the store."""

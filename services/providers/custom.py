@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from services.config.account_setting import AccountSetting
+from services.config.settings import AccountSetting
 from services.core.errors import InvalidRequest
 from services.core.events import Events
 from services.core.models import Credential, ModelCard, Secret

@@ -24,7 +24,7 @@ from services.accounts.credentials import (
 from services.accounts.pools import Pools, accounts_of
 from services.accounts.vault import Vault, open_vault
 from services.config import Settings
-from services.config.account_setting import AccountSetting
+from services.config.settings import AccountSetting
 from services.core.errors import (
     GatewayError,
     InvalidRequest,

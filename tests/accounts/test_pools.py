@@ -15,8 +15,7 @@ from services.accounts.pool import Fault, Lease, Pool
 from services.accounts.pools import AccountsError, Pools, accounts_of
 from services.accounts.vault import Vault
 from services.config import Settings, load
-from services.config.account_setting import AccountSetting
-from services.config.kinds import Group
+from services.config.settings import AccountSetting, Group
 from services.core.errors import InvalidRequest, NotFound, RateLimited, Unavailable
 from services.core.models import Secret
 from services.embedded_store import EmbeddedStore

@@ -20,7 +20,7 @@ from werkzeug.serving import make_server
 from services.api import admin, errors
 from services.command_line import main
 from services.config import Auth, GatewayKeySetting, Redis, Server, Settings
-from services.config.account_setting import AccountSetting
+from services.config.settings import AccountSetting
 from services.core.errors import NotFound
 from services.core.models import Secret
 from services.keys.usage import today

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from services.config import BotMode
-from services.config.kinds import ProfileName
+from services.config.settings import ProfileName
 from services.core.errors import InvalidRequest, ProtocolError
 from services.core.events import (
     Citation,

@@ -6,8 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from services.config.account_setting import AccountSetting
-from services.config.kinds import Group, Name
+from services.config.settings import AccountSetting, Group, Name
 from services.core.models import Secret
 
 
