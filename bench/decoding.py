@@ -14,7 +14,7 @@ from timeit import repeat
 import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from services.wire.chat_request import RequestLimits, decode_chat_request
+from services.dialects.chat import RequestLimits, decode_chat_request
 
 ROUNDS, TIMES = 15, 100
 TOOLS, TURNS = 40, 60

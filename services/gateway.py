@@ -27,6 +27,7 @@ from services.core.errors import (
 from services.core.events import Events, WireEvents
 from services.core.models import Caller, ModelCard
 from services.core.requests import ChatRequest
+from services.dialects.images import ImageRequest
 from services.files import Adopter, OwnFiles, fill_in_own_files
 from services.keys import Admission, Served
 from services.metrics import kind_of
@@ -38,7 +39,6 @@ from services.pipeline.profiles import Profile
 from services.pipeline.render import render
 from services.providers.base import Route
 from services.providers.registry import Registry, Target
-from services.wire.image_request import ImageRequest
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "services").rglob("*.py"))
 ALLOWED = {
     "core": {"core"},
-    "wire": {"core", "wire"},
+    "dialects": {"core", "dialects"},
     "pipeline": {"core", "pipeline", "config"},
     "transport": {"core", "transport"},
     "media": {"core", "media"},

@@ -29,9 +29,9 @@ from services.api.admin_views import (
 from services.api.body import read_body
 from services.config import Settings
 from services.core.errors import InvalidRequest
+from services.dialects.json_body import decode_json
 from services.keys import KeyChanges, NewKey, UsageQuery, UsageStore
 from services.keys.editor import KeyEditor
-from services.wire.json_body import decode_json
 
 BASE = "/admin/api"
 _NO_STORE = {"Cache-Control": "no-store"}

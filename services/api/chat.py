@@ -15,13 +15,12 @@ from services.api.client import Client
 from services.api.stream import HEADERS, KeepAlive, close, first_batch, write_stream
 from services.config import Settings
 from services.core.events import WireEvents
+from services.dialects.chat import RequestLimits, decode_chat_request
+from services.dialects.chat_answer import ChatChunks, Completion, ResponseHead
 from services.files import public_base
 from services.gateway import Context, Gateway
 from services.log import TURN
 from services.pipeline.profiles import HEADER, profile_for, profile_from
-from services.wire.chat_request import RequestLimits, decode_chat_request
-from services.wire.openai_chat import ChatChunks, ResponseHead
-from services.wire.openai_completion import Completion
 
 PROFILE_VARIABLE = f"HTTP_{HEADER.upper().replace('-', '_')}"
 PATHS = ("/v1/chat/completions", "/v1/object/completions", "/proxies/v1/chat/completions")

@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 from werkzeug.exceptions import NotFound as UnknownPath
 
 from services.core import errors
-from services.wire.errors import error_body, error_headers
+from services.dialects.errors import error_body, error_headers
 
 log = logging.getLogger(__name__)
 

@@ -35,14 +35,21 @@ from services.core.errors import (
 )
 from services.core.events import Events, Extra, Finish, Image, Text
 from services.core.requests import ChatRequest
+from services.dialects.images import (
+    ImageRequest,
+    Picture,
+    as_chat,
+    decode_image_request,
+    failed,
+    images_body,
+    refused,
+)
 from services.files import public_base
 from services.gateway import Context
 from services.log import TURN
 from services.pipeline import profiles
 from services.pipeline.plain_text import PlainText
 from services.pipeline.render import render
-from services.wire.image_request import ImageRequest, as_chat, decode_image_request
-from services.wire.openai_images import Picture, failed, images_body, refused
 
 log = logging.getLogger(__name__)
 

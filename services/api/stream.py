@@ -15,7 +15,7 @@ from services.api.client import Client, ClientGone
 from services.api.errors import as_gateway_error
 from services.core.errors import GatewayError
 from services.core.events import SILENCE, WireEvent, WireEvents
-from services.wire.sse import COMMENT
+from services.dialects.sse import COMMENT
 
 HEADERS = {
     "Cache-Control": "no-cache",

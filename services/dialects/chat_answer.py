@@ -1,4 +1,5 @@
-"""A streamed chat completion on OpenAI's wire: events as `chat.completion.chunk` frames.
+"""Chat completions in OpenAI's shape: events as `chat.completion.chunk` frames of a stream, or as
+one `chat.completion` object, which says what the stream would.
 
 A chunk's constant prefix and suffix are encoded once a response; per event only the new text is
 escaped. Order at the end, as one-api and new-api need it: finish chunk, usage chunk with empty
@@ -7,6 +8,7 @@ escaped. Order at the end, as one-api and new-api need it: finish chunk, usage c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, assert_never
 
 import msgspec
@@ -22,8 +24,8 @@ from services.core.events import (
     Usage,
     WireEvent,
 )
-from services.wire import errors
-from services.wire.sse import DONE, MAX_VALUE, json_pieces
+from services.dialects.errors import error_object
+from services.dialects.sse import DONE, MAX_VALUE, json_pieces
 
 _encode = msgspec.json.Encoder().encode
 _NO_FINISH = b'},"logprobs":null,"finish_reason":null}]'
@@ -36,8 +38,12 @@ class ResponseHead(msgspec.Struct, frozen=True):
     model: str
     created: int
 
+    def fields(self, kind: str) -> dict[str, Any]:
+        """The fields that open an object of this kind."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-def usage_object(usage: Usage) -> dict[str, Any]:
+
+def _usage(usage: Usage) -> dict[str, Any]:
     """OpenAI's `usage`, with whatever details the upstream reported."""
     return {
         "prompt_tokens": usage.prompt_tokens,
@@ -61,13 +67,7 @@ class ChatChunks:
         self._set_prefix()
 
     def _set_prefix(self) -> None:
-        constant = {
-            "id": self._head.id,
-            "object": "chat.completion.chunk",
-            "created": self._head.created,
-            "model": self._head.model,
-            **self._fields,
-        }
+        constant = self._head.fields("chat.completion.chunk") | self._fields
         self._prefix = b"data: " + _encode(constant)[:-1] + b',"choices":'
         self._text = self._prefix + b'[{"index":0,"delta":{"content":', _NO_FINISH + self._tail
 
@@ -179,7 +179,7 @@ class ChatChunks:
         """Usage, if it was asked for, and the end mark."""
         if not self._with_usage or self._usage is None:
             return DONE
-        usage = b'[],"usage":' + _encode(usage_object(self._usage)) + b"}\n\n"
+        usage = b'[],"usage":' + _encode(_usage(self._usage)) + b"}\n\n"
         return self._prefix + usage + DONE
 
     def error(self, error: GatewayError) -> bytes:
@@ -191,5 +191,114 @@ class ChatChunks:
         """
         notice = b'"content":' + _encode(f"\n\n[{error.message}]")
         choice = b'[{"index":0,"delta":{%b},"logprobs":null,"finish_reason":null}]' % notice
-        body = _encode(errors.error_object(error))
+        body = _encode(error_object(error))
         return self.open() + self._prefix + choice + b',"error":' + body + b"}\n\n"
+
+
+class Completion:
+    """Fold batches of events into one `chat.completion` object."""
+
+    def __init__(self, head: ResponseHead) -> None:
+        self._head = head
+        self._choices: dict[int, _Choice] = {}
+        self._fields: dict[str, Any] = {}
+        self._usage: Usage | None = None
+
+    @property
+    def finished(self) -> bool:
+        return any(choice.finish_reason for choice in self._choices.values())
+
+    def add(self, batch: list[WireEvent]) -> None:
+        for event in batch:
+            match event:
+                case Usage():
+                    self._usage = event
+                case Conversation():
+                    self._fields["conversation_id"] = event.id
+                case Extra(place="chunk"):
+                    self._fields.update(event.fields)
+                case _:
+                    if event.index not in self._choices:
+                        self._choices[event.index] = _Choice()
+                    self._choices[event.index].add(event)
+
+    def encode(self) -> bytes:
+        """The whole answer as JSON."""
+        answer = self._head.fields("chat.completion")
+        answer["choices"] = [
+            {"index": index, **choice.as_object()}
+            for index, choice in sorted(self._choices.items())
+        ]
+        if self._usage is not None:
+            answer["usage"] = _usage(self._usage)
+        return _encode(answer | self._fields)
+
+
+class _Choice:
+    """One choice in the making."""
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._logprobs: dict[str, Any] | None = None
+        self._choice_fields: dict[str, Any] = {}
+        self._message_fields: dict[str, Any] = {"refusal": None}
+
+    def add(self, event: Text | Reasoning | ToolCall | Extra | Finish) -> None:
+        match event:
+            case Text():
+                self._text.append(event.text)
+                if event.logprobs is not None:
+                    self._logprobs = self._logprobs or {}
+                    _merge(self._logprobs, msgspec.json.decode(event.logprobs))
+            case Reasoning():
+                self._reasoning.append(event.text)
+            case ToolCall():
+                self._add_call(event)
+            case Extra(place="choice"):
+                _merge(self._choice_fields, event.fields)
+            case Extra():
+                _merge(self._message_fields, event.fields)
+            case Finish():
+                self.finish_reason = event.reason
+            case _:
+                assert_never(event)
+
+    def _add_call(self, event: ToolCall) -> None:
+        value = "input" if event.kind == "custom" else "arguments"
+        call = self._calls.setdefault(
+            event.position, {"id": None, "type": event.kind, event.kind: {"name": "", value: ""}}
+        )
+        function = call[call["type"]]
+        call["id"] = event.id or call["id"]
+        function["name"] = event.name or function["name"]
+        function["input" if call["type"] == "custom" else "arguments"] += event.arguments
+
+    def as_object(self) -> dict[str, Any]:
+        text = "".join(self._text)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": None if self._calls and not text else text,
+        }
+        if self._reasoning:
+            message["reasoning_content"] = "".join(self._reasoning)
+        if self._calls:
+            message["tool_calls"] = [call for _, call in sorted(self._calls.items())]
+        return {
+            "message": message | self._message_fields,
+            "logprobs": self._logprobs,
+            "finish_reason": self.finish_reason,
+            **self._choice_fields,
+        }
+
+
+def _merge(into: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    """Merge increments of unknown fields: texts and lists grow, anything else is replaced."""
+    for key, value in fields.items():
+        old = into.get(key)
+        both_grow = (isinstance(old, str) and isinstance(value, str)) or (
+            isinstance(old, list) and isinstance(value, list)
+        )
+        into[key] = old + value if both_grow else value

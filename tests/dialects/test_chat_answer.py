@@ -19,9 +19,8 @@ from services.core.events import (
     Usage,
     WireEvent,
 )
-from services.wire.openai_chat import ChatChunks, ResponseHead
-from services.wire.openai_completion import Completion
-from services.wire.sse import MAX_LINE
+from services.dialects.chat_answer import ChatChunks, Completion, ResponseHead
+from services.dialects.sse import MAX_LINE
 
 HEAD = ResponseHead("chatcmpl-1", "the-model", 1700000000)
 

@@ -17,7 +17,7 @@ from services.core.requests import (
     ResponseFormat,
     Tool,
 )
-from services.wire.json_body import decode_json
+from services.dialects.json_body import decode_json
 
 MAX_MODEL_NAME = 256
 MAX_CHOICES = 128

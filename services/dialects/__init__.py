@@ -1,0 +1,1 @@
+"""The dialects that clients speak, one module for what comes in or goes out of each."""
