@@ -15,14 +15,10 @@ from services.api.auth import Authenticator
 from services.api.edge import Edge
 from services.api.paths import LenientPaths
 from services.config import Settings, refused_problems
-from services.fetch import caller_fetcher, download_limits, packed_limits, upstream_fetcher
-from services.files import (
-    Adopter,
-    FileCache,
-    OwnFiles,
-    PictureBytes,
-    UserFiles,
-)
+from services.files.adopt import Adopter, PictureBytes
+from services.files.cache import FileCache
+from services.files.fetch import caller_fetcher, download_limits, packed_limits, upstream_fetcher
+from services.files.uploads import OwnFiles, UserFiles
 from services.gateway import Fallbacks, Gateway
 from services.jobs import BackgroundQueue, Schedule
 from services.keys import AdmissionControl, KeyLookup, UsageRecorder, UsageStore

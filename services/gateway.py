@@ -28,12 +28,12 @@ from services.core.events import Events, WireEvents
 from services.core.models import Caller, ModelCard
 from services.core.requests import ChatRequest
 from services.dialects.images import ImageRequest
-from services.files import Adopter, OwnFiles, fill_in_own_files
+from services.files.adopt import FAILED as NOT_FETCHED
+from services.files.adopt import Adopter, adopt_files
+from services.files.uploads import OwnFiles, fill_in_own_files
 from services.keys import Admission, Served
 from services.metrics import kind_of
 from services.pipeline.fallback import Source, first_to_answer
-from services.pipeline.files import FAILED as NOT_FETCHED
-from services.pipeline.files import adopt_files
 from services.pipeline.finish import finish
 from services.pipeline.profiles import Profile
 from services.pipeline.render import render

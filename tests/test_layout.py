@@ -14,11 +14,18 @@ ALLOWED = {
     "dialects": {"core", "dialects"},
     "pipeline": {"core", "pipeline", "config"},
     "transport": {"core", "transport"},
-    "media": {"core", "media"},
-    "fetch": {"core", "config", "fetch", "media", "transport"},
     "config": {"core", "config"},
-    "providers": {"core", "providers", "transport", "config", "fetch", "media"},
+    "files": {"core", "config", "files", "transport", "store"},
+    "providers": {"core", "providers", "transport", "config", "files"},
 }
+FETCHING = {
+    "sniff": {"sniff"},
+    "addresses": {"addresses"},
+    "data_urls": {"data_urls", "sniff"},
+    "download": {"download", "addresses", "data_urls", "sniff"},
+    "fetch": {"fetch", "download", "addresses", "data_urls"},
+}
+"""What gets and reads files from outside, and what of it each of these modules may use."""
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -35,6 +42,22 @@ def test_layer_imports_only_what_lies_below_it(layer: str) -> None:
     for path in (ROOT / "services" / layer).rglob("*.py"):
         used = {m.split(".")[1] for m in imports(path) if m.startswith("services.")}
         assert used - {"__version__"} <= ALLOWED[layer], path
+
+
+def files_modules(path: Path) -> set[str]:
+    return {m.split(".")[2] for m in imports(path) if m.startswith("services.files.")}
+
+
+@pytest.mark.parametrize("module", FETCHING)
+def test_fetching_and_sniffing_know_nothing_of_what_is_kept(module: str) -> None:
+    path = ROOT / "services" / "files" / f"{module}.py"
+    assert files_modules(path) <= FETCHING[module]
+    assert not [m for m in imports(path) if m.startswith("services.store")]
+
+
+def test_a_provider_fetches_and_sniffs_but_keeps_nothing() -> None:
+    for path in (ROOT / "services" / "providers").rglob("*.py"):
+        assert files_modules(path) <= set(FETCHING), path
 
 
 def test_flask_lives_at_the_edge_only() -> None:

@@ -17,7 +17,7 @@ from services.config import Settings
 from services.core.events import WireEvents
 from services.dialects.chat import RequestLimits, decode_chat_request
 from services.dialects.chat_answer import ChatChunks, Completion, ResponseHead
-from services.files import public_base
+from services.files.public_url import public_base
 from services.gateway import Context, Gateway
 from services.log import TURN
 from services.pipeline.profiles import HEADER, profile_for, profile_from

@@ -17,10 +17,9 @@ from services.api.body import read_body
 from services.config import Settings
 from services.core.errors import InvalidRequest, NotFound
 from services.files.cache import FileCache
-from services.files.delivery import deliver
-from services.files.kinds import Area
-from services.files.storage import FileGone, Found
-from services.files.user_files import UserFile, UserFiles, owner_of
+from services.files.serve import deliver
+from services.files.storage import Area, FileGone, Found
+from services.files.uploads import UserFile, UserFiles, owner_of
 
 _AT_ONCE = 256 * 1024
 _BLOCK = 64 * 1024

@@ -44,7 +44,7 @@ from services.dialects.images import (
     images_body,
     refused,
 )
-from services.files import public_base
+from services.files.public_url import public_base
 from services.gateway import Context
 from services.log import TURN
 from services.pipeline import profiles

@@ -6,38 +6,55 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import msgspec
 
-from services.config import Settings
+from services.config import Files, Settings
 from services.core.errors import InvalidRequest
-from services.fetch import Fetched, base_name
-from services.files.kinds import (
+from services.files.data_urls import Fetched, base_name
+from services.files.s3 import S3Storage
+from services.files.sniff import INLINE_IMAGES, Data, sniff
+from services.files.storage import (
     Area,
+    Entry,
+    Found,
     Kind,
-    Lifetimes,
+    LocalStorage,
+    Storage,
+    StorageAway,
     is_name,
     is_old_name,
     kind_of,
     mime_by_suffix,
     new_name,
-    old_label,
 )
-from services.files.local import LocalStorage
-from services.files.s3 import S3Storage
-from services.files.storage import Entry, Found, Storage, StorageAway
-from services.media import INLINE_IMAGES, Data, sniff
 
 log = logging.getLogger(__name__)
 
 MEGABYTE = 1024 * 1024
 _LITTER_SECONDS = 3600.0
 _SWEEP_SHARE = 10
-_BREATH = 256
+_AT_ONCE = 256
 _LINKED: dict[str, Area] = {"images": "images", "files": "files"}
 _VAGUE = frozenset({"application/octet-stream", "text/plain", "binary/octet-stream"})
+
+
+class Lifetimes(msgspec.Struct, frozen=True):
+    """Seconds for which files of each kind are kept."""
+
+    generated: float
+    passed_on: float
+    user: float
+
+    @classmethod
+    def from_settings(cls, files: Files) -> Lifetimes:
+        return cls(files.generated_ttl, files.upload_ttl, files.generated_ttl)
+
+    def of(self, kind: Kind) -> float:
+        own = {Kind.PASSED_ON: self.passed_on, Kind.USER: self.user}
+        return own.get(kind, self.generated)
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -81,11 +98,8 @@ class FileCache:
     def from_settings(cls, settings: Settings) -> FileCache:
         """Raise `ConfigErrors` if the storage that is asked for cannot be used."""
         files = settings.files
-        storage: Storage
-        if files.storage == "s3":
-            storage = S3Storage.from_settings(files)
-        else:
-            storage = LocalStorage(settings.server.folder)
+        is_s3 = files.storage == "s3"
+        storage = S3Storage.from_settings(files) if is_s3 else LocalStorage(settings.server.folder)
         return cls(storage, Lifetimes.from_settings(files), int(files.total_limit_mb * MEGABYTE))
 
     def adopt(self, content: Data | Fetched, kind: Kind, name: str = "", *, base: str) -> str:
@@ -104,7 +118,10 @@ class FileCache:
         """Store `content`, as it is. Raise as `adopt`."""
         fetched = content if isinstance(content, Fetched) else Fetched(data=content, mime="")
         data, name = fetched.data, name or fetched.name
-        mime = sniff(data, _better(declared or fetched.declared_type, name))
+        declared = declared or fetched.declared_type
+        if not declared or declared in _VAGUE:
+            declared = mime_by_suffix(name) or declared
+        mime = sniff(data, declared)
         if kind is Kind.IMAGE and mime not in INLINE_IMAGES:
             raise InvalidRequest(
                 "this is not a png, jpeg, gif or webp picture", code="invalid_image"
@@ -125,7 +142,8 @@ class FileCache:
         """
         if is_old_name(area, name):
             found = self._storage.find(area, name)
-            return found and msgspec.structs.replace(found, label=old_label(area, name))
+            label = name.partition("_")[2] if area == "files" else ""
+            return found and msgspec.structs.replace(found, label=label)
         if not is_name(name):
             return None
         found = self._storage.find(area, name)
@@ -157,29 +175,26 @@ class FileCache:
         Any number of processes may do this at once: they choose the same files. Raise StorageAway.
         """
         self._unswept = 0
-        kept, expired = [], 0
-        for entry in _breathing(self._storage.entries()):
+        kept, expired, evicted = [], 0, 0
+        for count, entry in enumerate(self._storage.entries()):
+            if count % _AT_ONCE == 0:
+                time.sleep(0)  # let other greenlets run: a listing may be long
             if self._is_expired(entry):
                 self._storage.delete(entry.area, entry.name)
                 expired += 1
             else:
                 kept.append(entry)
-        evicted, left = self._evict(kept)
-        self._storage.tidy(self._clock() - _LITTER_SECONDS)
-        if expired or evicted:
-            log.info("files swept expired=%d evicted=%d left=%d bytes", expired, evicted, left)
-        return Swept(expired, evicted, left)
-
-    def _evict(self, entries: list[Entry]) -> tuple[int, int]:
-        """Delete the oldest until the rest fits; how many went, and the bytes left."""
-        left, evicted = sum(entry.size for entry in entries), 0
-        for entry in sorted(entries, key=lambda e: (e.modified, e.name)):
+        left = sum(entry.size for entry in kept)
+        for entry in sorted(kept, key=lambda e: (e.modified, e.name)):
             if left <= self._total_limit:
                 break
             self._storage.delete(entry.area, entry.name)
             left -= entry.size
             evicted += 1
-        return evicted, left
+        self._storage.tidy(self._clock() - _LITTER_SECONDS)
+        if expired or evicted:
+            log.info("files swept expired=%d evicted=%d left=%d bytes", expired, evicted, left)
+        return Swept(expired, evicted, left)
 
     def _is_expired(self, entry: Entry) -> bool:
         return self._clock() >= entry.modified + self._lifetimes.of(kind_of(entry.name))
@@ -190,16 +205,3 @@ def place_of(url: str) -> tuple[Area, str] | None:
     path = re.split(r"[?#]", url, maxsplit=1)[0]
     _, folder, name = f"//{path}".rsplit("/", 2)
     return (_LINKED[folder], unquote(name)) if folder in _LINKED and name else None
-
-
-def _better(declared: str | None, name: str) -> str | None:
-    """The declared type, or what the name's extension stands for where that says more."""
-    return (mime_by_suffix(name) or declared) if not declared or declared in _VAGUE else declared
-
-
-def _breathing(entries: Iterator[Entry]) -> Iterator[Entry]:
-    """Let other greenlets run now and then: a listing may be long."""
-    for count, entry in enumerate(entries):
-        if count % _BREATH == 0:
-            time.sleep(0)
-        yield entry

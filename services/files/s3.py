@@ -9,17 +9,12 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from services.config import ConfigErrors, Files, Problem
-from services.files.kinds import AREAS, Area, is_name
-from services.files.storage import Body, Entry, FileGone, Found, StorageAway
-from services.media import Data
+from services.files.sniff import Data
+from services.files.storage import AREAS, Area, Body, Entry, FileGone, Found, StorageAway, is_name
 
 log = logging.getLogger(__name__)
 
-_CONNECT_SECONDS = 5
-_READ_SECONDS = 20
-_CONNECTIONS = 50
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
-_LABEL = "label"
 
 
 class S3Storage:
@@ -36,10 +31,28 @@ class S3Storage:
     @classmethod
     def from_settings(cls, files: Files) -> S3Storage:
         """Raise `ConfigErrors` if boto3 is not installed. Credentials come from boto3's chain."""
-        return cls(_client(files.s3_endpoint or None), files.s3_bucket, files.s3_prefix)
+        try:
+            import boto3
+            from botocore.config import Config
+        except ImportError as exc:
+            wanted = "s3 needs the package boto3, which is not installed"
+            raise ConfigErrors([Problem("", "files.storage", wanted)]) from exc
+        endpoint = files.s3_endpoint or None
+        # other services than Amazon's know neither host-named buckets nor the newer checksums
+        options = Config(
+            connect_timeout=5,
+            read_timeout=20,
+            retries={"mode": "standard", "max_attempts": 2},
+            max_pool_connections=50,
+            s3={"addressing_style": "path" if endpoint else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        client = boto3.session.Session().client("s3", endpoint_url=endpoint, config=options)
+        return cls(client, files.s3_bucket, files.s3_prefix)
 
     def put(self, area: Area, name: str, data: Data, label: str, mime: str) -> None:
-        metadata = {_LABEL: quote(label, safe="")} if label else {}
+        metadata = {"label": quote(label, safe="")} if label else {}
         with _explained():
             self._client.put_object(
                 **self._at(area, name), Body=data, ContentType=mime, Metadata=metadata
@@ -51,7 +64,7 @@ class S3Storage:
                 head = self._client.head_object(**self._at(area, name))
         except FileGone:
             return None
-        label = unquote(head["Metadata"].get(_LABEL, ""))
+        label = unquote(head["Metadata"].get("label", ""))
         entry = Entry(area, name, head["ContentLength"], head["LastModified"].timestamp())
         return Found(entry, label, lambda start, length: self._open(area, name, start, length))
 
@@ -61,7 +74,16 @@ class S3Storage:
 
     def entries(self) -> Iterator[Entry]:
         for area in AREAS:
-            yield from self._listing(area)
+            folder = f"{self._prefix}{area}/"
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=folder
+            )
+            with _explained():
+                items = (item for page in pages for item in page.get("Contents", ()))
+                for item in items:
+                    name = item["Key"].removeprefix(folder)
+                    if is_name(name):
+                        yield Entry(area, name, item["Size"], item["LastModified"].timestamp())
 
     def tidy(self, before: float) -> None:
         """Nothing: an object is whole or absent, and carries its own label."""
@@ -75,38 +97,6 @@ class S3Storage:
             body: Body = self._client.get_object(**self._at(area, name), **span)["Body"]
         return body
 
-    def _listing(self, area: Area) -> Iterator[Entry]:
-        folder = f"{self._prefix}{area}/"
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=folder
-        )
-        with _explained():
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    name = item["Key"].removeprefix(folder)
-                    if is_name(name):
-                        yield Entry(area, name, item["Size"], item["LastModified"].timestamp())
-
-
-def _client(endpoint: str | None) -> Any:
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as exc:
-        wanted = "s3 needs the package boto3, which is not installed"
-        raise ConfigErrors([Problem("", "files.storage", wanted)]) from exc
-    # other services than Amazon's know neither host-named buckets nor the newer checksums
-    options = Config(
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_READ_SECONDS,
-        retries={"mode": "standard", "max_attempts": 2},
-        max_pool_connections=_CONNECTIONS,
-        s3={"addressing_style": "path" if endpoint else "auto"},
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    return boto3.session.Session().client("s3", endpoint_url=endpoint, config=options)
-
 
 @contextmanager
 def _explained() -> Iterator[None]:
@@ -115,15 +105,11 @@ def _explained() -> Iterator[None]:
 
     try:
         yield
-    except ClientError as exc:
-        code = str(exc.response.get("Error", {}).get("Code", ""))
-        if code in _MISSING:
+    except (BotoCoreError, ClientError) as exc:
+        reason = type(exc).__name__
+        if isinstance(exc, ClientError):
+            reason = str(exc.response.get("Error", {}).get("Code", ""))
+        if reason in _MISSING:
             raise FileGone from exc
-        raise _away(code) from exc
-    except BotoCoreError as exc:
-        raise _away(type(exc).__name__) from exc
-
-
-def _away(reason: str) -> StorageAway:
-    log.error("file storage failed storage=s3 reason=%s", reason)
-    return StorageAway("the file storage of this service is not available")
+        log.error("file storage failed storage=s3 reason=%s", reason)
+        raise StorageAway("the file storage of this service is not available") from exc

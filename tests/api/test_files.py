@@ -13,7 +13,9 @@ import pytest
 import requests
 from flask.testing import FlaskClient
 
-from services.files import FileCache, Kind, UserFiles
+from services.files.cache import FileCache
+from services.files.storage import Kind
+from services.files.uploads import UserFiles
 from services.store import Store
 from tests.files.stores import running_store
 from tests.files.support import (

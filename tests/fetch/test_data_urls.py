@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.core.errors import InvalidRequest
-from services.fetch import Fetcher, Limits, decode_data_url
+from services.files.data_urls import decode_data_url
+from services.files.download import Limits
+from services.files.fetch import Fetcher
 
 LIMIT = 1_000
 

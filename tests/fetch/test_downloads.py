@@ -8,7 +8,7 @@ import pytest
 
 from services.config import ConfigErrors, Files
 from services.core.errors import InvalidRequest
-from services.fetch import caller_fetcher, upstream_fetcher
+from services.files.fetch import caller_fetcher, upstream_fetcher
 from tests.fetch.servers import Server, answer
 from tests.files.support import settings
 

@@ -15,7 +15,10 @@ from collections.abc import Iterator
 import pytest
 
 from services.core.errors import InvalidRequest
-from services.fetch import AllowList, Fetched, Fetcher, Limits
+from services.files.addresses import AllowList
+from services.files.data_urls import Fetched
+from services.files.download import Limits
+from services.files.fetch import Fetcher
 
 from .servers import Authority, Server, Talk, answer, dripping, raw, redirect
 

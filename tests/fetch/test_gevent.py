@@ -14,7 +14,9 @@ from gevent import monkey; monkey.patch_all()
 import pathlib, socket, sys, threading
 import gevent
 from services.core.errors import InvalidRequest
-from services.fetch import AllowList, Fetcher, Limits
+from services.files.addresses import AllowList
+from services.files.download import Limits
+from services.files.fetch import Fetcher
 from tests_fetch_servers import Authority, Server, answer, dripping
 
 authority = Authority(pathlib.Path(sys.argv[1]))

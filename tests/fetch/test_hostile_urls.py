@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.core.errors import InvalidRequest
-from services.fetch import AllowList, Fetcher
-from services.fetch.urls import Target, is_public, parse_url
+from services.files.addresses import AllowList, Target, is_public, parse_url
+from services.files.fetch import Fetcher
 
 from .servers import Server, answer
 

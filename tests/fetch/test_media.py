@@ -15,8 +15,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from services.core.errors import InvalidRequest
-from services.media import INLINE_IMAGES, UNKNOWN, extension, measure_image, sniff
-from services.media.mimes import DOCX, EXTENSIONS, PPTX, XLSX
+from services.files.sniff import (
+    DOCX,
+    EXTENSIONS,
+    INLINE_IMAGES,
+    PPTX,
+    UNKNOWN,
+    XLSX,
+    extension,
+    measure_image,
+    sniff,
+)
 
 FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
 
@@ -204,7 +213,7 @@ def test_neither_bombs_nor_the_largest_pictures_cost_memory() -> None:
     program = """
 import resource, sys
 from services.core.errors import InvalidRequest
-from services.media import measure_image, sniff
+from services.files.sniff import measure_image, sniff
 def peak():
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -12,7 +12,7 @@ import pytest
 from services.config import Files, Settings
 from services.config import Server as ServerSettings
 from services.core.errors import InvalidRequest
-from services.fetch import Fetcher, caller_fetcher, upstream_fetcher
+from services.files.fetch import Fetcher, caller_fetcher, upstream_fetcher
 
 from .servers import Authority, Proxy, Server, answer, redirect
 

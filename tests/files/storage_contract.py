@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.files.kinds import Kind, new_name
-from services.files.storage import Entry, FileGone, Storage
+from services.files.storage import Entry, FileGone, Kind, Storage, new_name
 
 from .support import BASE, HTML, Clock, local_cache, make_app, picture
 

@@ -23,11 +23,9 @@ from services.api.files import blueprint, public_blueprint
 from services.api.paths import LenientPaths
 from services.config import Auth, GatewayKeySetting, Server, Settings
 from services.core.models import Secret
-from services.files.cache import FileCache
-from services.files.kinds import Lifetimes
-from services.files.local import LocalStorage
-from services.files.storage import Storage
-from services.files.user_files import UserFiles
+from services.files.cache import FileCache, Lifetimes
+from services.files.storage import LocalStorage, Storage
+from services.files.uploads import UserFiles
 
 BASE = "https://gw.example"
 KEY, OTHER_KEY = "sk-first-canary7f3e-0123456789", "sk-other-9876543210-canary7f3e"

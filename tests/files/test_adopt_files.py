@@ -13,10 +13,12 @@ import pytest
 
 from services.core.errors import UpstreamError
 from services.core.events import SILENCE, Event, Events, File, Finish, Image, Text
-from services.fetch import AllowList, Fetcher, Limits
-from services.files import Adopter, FileCache
-from services.files.public_base import PublicUrlUnknown
-from services.pipeline.files import adopt_files
+from services.files.addresses import AllowList
+from services.files.adopt import Adopter, adopt_files
+from services.files.cache import FileCache
+from services.files.download import Limits
+from services.files.fetch import Fetcher
+from services.files.public_url import PublicUrlUnknown
 from tests.fetch.servers import Server, answer
 
 from .support import BASE, HTML, local_cache, picture

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from services.core.errors import InvalidRequest
-from services.fetch import Fetched
-from services.files import FileCache, Kind, Lifetimes
-from services.files.kinds import Area, is_name
-from services.files.local import LocalStorage
+from services.files.cache import FileCache, Lifetimes
+from services.files.data_urls import Fetched
+from services.files.storage import Area, Kind, LocalStorage, is_name
 
 from .support import BASE, HTML, Clock, local_cache, picture, settings
 

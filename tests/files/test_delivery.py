@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.files.delivery import content_disposition, deliver
+from services.files.serve import content_disposition, deliver
 from services.files.storage import Entry, Found
 
 NAME = f"i{'A' * 32}.png"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from services.files import Kind
+from services.files.storage import Kind
 from tests.gateway import ROOT, SERVICE_PYTHON, free_port, wait_for
 
 from .support import BASE, local_cache, picture

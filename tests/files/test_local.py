@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.files.kinds import Kind, new_name
-from services.files.local import LocalStorage
-from services.files.storage import Storage, StorageAway
+from services.files.storage import Kind, LocalStorage, Storage, StorageAway, new_name
 
 from .storage_contract import StorageContract
 

@@ -12,8 +12,10 @@ from services.config import Settings
 from services.core.errors import InvalidRequest, Unavailable
 from services.core.models import Caller
 from services.core.requests import ChatRequest, Message, Part, file_part, image_part, text_part
-from services.files import FileCache, Kind, OwnFiles, UserFiles, fill_in_own_files, owner_of
-from services.files.public_base import PublicUrlUnknown
+from services.files.cache import FileCache
+from services.files.public_url import PublicUrlUnknown
+from services.files.storage import Kind
+from services.files.uploads import OwnFiles, UserFiles, fill_in_own_files, owner_of
 from services.store import Store
 from tests.gateway import free_port
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from services.core.errors import UpstreamError
-from services.fetch import AllowList, Fetcher
-from services.files import Kind, PictureBytes
+from services.files.addresses import AllowList
+from services.files.adopt import PictureBytes
+from services.files.fetch import Fetcher
+from services.files.storage import Kind
 from tests.fetch.servers import Server, answer
 
 from .support import BASE, local_cache, picture

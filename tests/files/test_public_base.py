@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.config import Server, Settings
-from services.files.public_base import PublicUrlUnknown, public_base
+from services.files.public_url import PublicUrlUnknown, public_base
 
 DIRECT = {"wsgi.url_scheme": "http", "HTTP_HOST": "gw:8080", "REMOTE_ADDR": "203.0.113.5"}
 PROXY = {**DIRECT, "REMOTE_ADDR": "10.1.2.3", "HTTP_X_FORWARDED_FOR": "198.51.100.7"}

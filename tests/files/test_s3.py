@@ -10,9 +10,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from services.config import Files
-from services.files import FileCache, Kind, StorageAway
+from services.files.cache import FileCache
 from services.files.s3 import S3Storage
-from services.files.storage import Storage
+from services.files.storage import Kind, Storage, StorageAway
 from tests.gateway import free_port
 
 from .storage_contract import StorageContract

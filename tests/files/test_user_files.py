@@ -15,7 +15,7 @@ from services.core.errors import (
     Unavailable,
 )
 from services.core.models import Caller, Credential, Secret
-from services.files import UserFiles, owner_of
+from services.files.uploads import UserFiles, owner_of
 from services.store import Store
 from tests.gateway import free_port
 

@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from services.files import FileCache, Kind, Lifetimes
-from services.files.local import LocalStorage
+from services.files.cache import FileCache, Lifetimes
+from services.files.storage import Kind, LocalStorage
 
 from .support import make_app
 

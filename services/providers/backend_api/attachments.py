@@ -7,8 +7,9 @@ import msgspec
 from services.config import Settings
 from services.core.errors import InvalidRequest
 from services.core.requests import File, ImageURL, Part
-from services.fetch import Fetched, base_name, caller_fetcher
-from services.media import INLINE_IMAGES, UNKNOWN, extension, measure_image
+from services.files.data_urls import Fetched, base_name
+from services.files.fetch import caller_fetcher
+from services.files.sniff import INLINE_IMAGES, UNKNOWN, extension, measure_image
 
 
 class Attachment(msgspec.Struct, frozen=True):

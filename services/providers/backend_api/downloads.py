@@ -12,7 +12,7 @@ import msgspec
 from services.config import Settings
 from services.core.errors import GatewayError, ProtocolError
 from services.core.events import Event, Events, File, Image, Text
-from services.fetch import base_name
+from services.files.data_urls import base_name
 from services.providers.backend_api.calls import Calls
 from services.providers.backend_api.found import Asset, Found, SandboxFile
 from services.providers.backend_api.settings import BackendApiSettings

@@ -1,4 +1,7 @@
-"""From a URL to its bytes: parse, look up, check, dial, read; again for each redirect."""
+"""From a URL to its bytes: parse, look up, check, dial, read; again for each redirect.
+
+The only door to URLs that a caller or an upstream hands us.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic
+from urllib.parse import urlsplit
 
 import msgspec
 
+from services.config import ConfigErrors, Problem, Settings
 from services.core.errors import InvalidRequest
-from services.fetch.content import Fetched, Limits, decode_data_url
-from services.fetch.exchange import failed, get
-from services.fetch.urls import (
+from services.files.addresses import (
     AllowList,
     Target,
     check_address,
@@ -26,6 +29,8 @@ from services.fetch.urls import (
     parse_address,
     parse_url,
 )
+from services.files.data_urls import Fetched, decode_data_url
+from services.files.download import Limits, failed, get
 from services.transport.connect import (
     Route,
     Socket,
@@ -39,6 +44,7 @@ from services.transport.connect import (
 
 log = logging.getLogger(__name__)
 
+MEGABYTE = 1024 * 1024
 _MAX_DIALLED = 4
 _LOOKUPS_AT_ONCE = 4
 
@@ -47,6 +53,63 @@ Resolver = Callable[[str, int], Sequence[str]]
 
 Dial = Callable[[str, int, float], Socket]
 """Connect to an address and port within so many seconds. Raise OSError."""
+
+
+def caller_fetcher(settings: Settings) -> Fetcher:
+    """Reaches public addresses and what `files.fetch_allow` opens. Raise ConfigErrors."""
+    files = settings.files
+    limits = Limits(seconds=files.fetch_timeout, max_bytes=int(files.fetch_max_mb * MEGABYTE))
+    return _fetcher(settings, limits, ())
+
+
+def upstream_fetcher(settings: Settings) -> Fetcher:
+    """Also reaches the hosts that the operator named as upstreams. Raise ConfigErrors.
+
+    Never for a caller's URL: the upstream may be inside the operator's network.
+    """
+    return _fetcher(settings, download_limits(settings), tuple(_upstream_hosts(settings)))
+
+
+def download_limits(settings: Settings) -> Limits:
+    """How large and how slow an upstream's file may be."""
+    files = settings.files
+    return Limits(
+        seconds=files.download_timeout,
+        connect_seconds=settings.server.connect_timeout,
+        max_bytes=int(files.download_max_mb * MEGABYTE),
+    )
+
+
+def packed_limits(settings: Settings) -> Limits:
+    """The same for a picture that is answered as base64, and so held in memory several times."""
+    size = min(settings.files.fetch_max_mb, settings.files.download_max_mb)
+    return msgspec.structs.replace(download_limits(settings), max_bytes=int(size * MEGABYTE))
+
+
+def _fetcher(settings: Settings, limits: Limits, opened: tuple[str, ...]) -> Fetcher:
+    try:
+        allow = AllowList((*settings.files.fetch_allow, *opened))
+    except ValueError as exc:
+        raise ConfigErrors([Problem("", "files.fetch_allow", str(exc))]) from exc
+    proxy = settings.proxy or settings.server.proxies
+    resolves = settings.files.proxy_resolves
+    return Fetcher(allow=allow, limits=limits, proxy=proxy, proxy_resolves=resolves)
+
+
+def _upstream_hosts(settings: Settings) -> Iterator[str]:
+    """Allow-list entries for `upstream_base_url` and, where it is used, `file_server_host`."""
+    urls = [settings.upstream_base_url]
+    if settings.use_pandora_file_server and settings.file_server_host:
+        urls.append(f"//{settings.file_server_host.rpartition('//')[2]}")
+    for url in filter(None, urls):
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError as exc:
+            keys = "upstream_base_url or file_server_host"
+            raise ConfigErrors([Problem("", keys, f"not an address: {exc}")]) from exc
+        host = f"[{host}]" if ":" in host else host
+        yield f"{host}:{port}" if port else host
 
 
 def system_resolver(host: str, port: int) -> list[str]:

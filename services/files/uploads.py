@@ -1,6 +1,7 @@
-"""Files that callers upload to keep, each owned by the key that brought it.
+"""Files that callers upload to keep, each owned by the key that brought it; and the parts of a
+message that name such a file, or link to one that this gateway gave out.
 
-What is known of them lies in the store, one hash for each owner; their bytes lie in the cache.
+What is known of uploads lies in the store, one hash for each owner; their bytes lie in the cache.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import hashlib
 import math
 import secrets
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
+from services.config import Settings
 from services.core.errors import (
     InvalidRequest,
     NotFound,
@@ -22,10 +26,12 @@ from services.core.errors import (
     Unavailable,
 )
 from services.core.models import Caller
-from services.fetch import base_name
-from services.files.cache import FileCache
-from services.files.kinds import Kind
-from services.files.storage import Found
+from services.core.requests import ChatRequest, File, ImageURL, Part, file_part, image_part
+from services.files.cache import FileCache, place_of
+from services.files.data_urls import base_name
+from services.files.public_url import is_ours
+from services.files.sniff import UNKNOWN
+from services.files.storage import FileGone, Found, Kind, mime_by_suffix
 from services.store import Store, StoreAway
 
 T = TypeVar("T")
@@ -132,12 +138,10 @@ class UserFiles:
         self._cache.delete("uploads", file.stored)
 
     def _save(self, owner: str, file: UserFile, lifetime: float) -> None:
-        key = self._key(owner)
-
         def save(client: Any) -> None:
             with client.pipeline() as pipe:
-                pipe.hset(key, file.id, msgspec.json.encode(file))
-                pipe.expire(key, math.ceil(lifetime))  # the newest outlives the others
+                pipe.hset(self._key(owner), file.id, msgspec.json.encode(file))
+                pipe.expire(self._key(owner), math.ceil(lifetime))  # the newest outlives the others
                 pipe.execute()
 
         self._run(save)
@@ -162,11 +166,105 @@ def owner_of(caller: Caller) -> str:
     Raise Unauthorized for a caller without either.
     """
     if caller.key_name is not None:
-        return _hashed("key", caller.key_id or caller.key_name)
-    if caller.credential is not None and caller.credential.token is not None:
-        return _hashed("credential", caller.credential.token.reveal())
-    raise Unauthorized("files belong to a key: send one as Authorization: Bearer KEY")
+        text = f"key:{caller.key_id or caller.key_name}"
+    elif caller.credential is not None and caller.credential.token is not None:
+        text = f"credential:{caller.credential.token.reveal()}"
+    else:
+        raise Unauthorized("files belong to a key: send one as Authorization: Bearer KEY")
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _hashed(kind: str, text: str) -> str:
-    return hashlib.sha256(f"{kind}:{text}".encode("utf-8", "surrogateescape")).hexdigest()
+class OwnFiles(msgspec.Struct, frozen=True):
+    """Where files of ours lie."""
+
+    cache: FileCache
+    user_files: UserFiles
+    settings: Settings
+
+
+_IsOurs = Callable[[str], bool]
+"""Whether a URL leads to this gateway."""
+
+
+def fill_in_own_files(
+    request: ChatRequest, files: OwnFiles, caller: Caller, base: Callable[[], str]
+) -> ChatRequest:
+    """The request with each file of ours as a `data:` URL; the same one if it has none.
+
+    `base` gives our address as the caller knows it. Raise InvalidRequest, naming the part, for an
+    id that is not the caller's, and for a link to us whose file has gone; Unavailable while uploads
+    cannot be looked up.
+    """
+    ours = partial(is_ours, files.settings, base)
+    messages, changed = list(request.messages), False
+    for index, message in enumerate(messages):
+        if any(map(_may_be_ours, message.parts)):
+            filled = tuple(
+                _filled(part, files, caller, ours, f"messages[{index}].content[{place}]")
+                for place, part in enumerate(message.parts)
+            )
+            messages[index] = msgspec.structs.replace(message, content=filled)
+            changed = True
+    return request.replace_messages(tuple(messages)) if changed else request
+
+
+def _may_be_ours(part: Part) -> bool:
+    match part.attached or part.image:
+        case File(file_id=str()):
+            return True
+        case File(file_url=str(url)) | ImageURL(url=url):
+            return place_of(url) is not None
+        case _:
+            return False
+
+
+def _filled(part: Part, files: OwnFiles, caller: Caller, ours: _IsOurs, param: str) -> Part:
+    match part.attached or part.image:
+        case File(file_id=str(file_id), filename=name):
+            data, label = _uploaded(file_id, files.user_files, caller, f"{param}.file.file_id")
+            return file_part(data, name or label)
+        case File(file_url=str(url), filename=name):
+            found = _linked(url, files.cache, ours, f"{param}.file.file_url")
+            return file_part(found[0], name or found[1]) if found else part
+        case ImageURL(url=url, detail=detail):
+            found = _linked(url, files.cache, ours, f"{param}.image_url.url")
+            return image_part(found[0], detail) if found else part
+        case _:
+            return part
+
+
+def _uploaded(
+    file_id: str, user_files: UserFiles, caller: Caller, field: str
+) -> tuple[str, str | None]:
+    """A `data:` URL and the file's name."""
+    try:
+        file, found = user_files.open(owner_of(caller), file_id)
+        return _data_url(found, file.mime), file.filename
+    except (NotFound, FileGone) as exc:
+        raise InvalidRequest(
+            "no such file: it was deleted, has expired or is not yours",
+            param=field,
+            code="file_not_found",
+        ) from exc
+
+
+def _linked(url: str, cache: FileCache, ours: _IsOurs, field: str) -> tuple[str, str | None] | None:
+    """The same for a link; None if it is none of ours."""
+    try:
+        found = cache.find_link(url, ours)
+        if found is not None:
+            mime = mime_by_suffix(found.entry.name) or UNKNOWN
+            return _data_url(found, mime), found.label or None
+    except FileGone:
+        pass
+    if place_of(url) is not None and ours(url):
+        raise InvalidRequest(
+            "this file of ours is not kept any more: send its content instead",
+            param=field,
+            code="file_expired",
+        )
+    return None
+
+
+def _data_url(found: Found, mime: str) -> str:
+    return f"data:{mime};base64,{b64encode(found.read()).decode()}"

@@ -11,9 +11,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
-from http.client import HTTPResponse as PlainResponse
-from typing import IO, Any, cast
+from http.client import HTTPResponse
+from typing import Any, cast
+from urllib.parse import unquote
 
+import msgspec
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
@@ -23,15 +25,32 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from services import __version__
 from services.core.errors import InvalidRequest, Unavailable
-from services.fetch.content import Fetched, Limits, download_name
-from services.fetch.urls import Target
-from services.media import Data, sniff
+from services.files.addresses import Target
+from services.files.data_urls import Fetched, base_name
+from services.files.sniff import Data, sniff
 from services.transport.connect import Proxy, Socket, left, shut
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _READ = 65_536
 _IN_MEMORY = 24 * 1024 * 1024
 _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,63}/[a-z0-9!#$&^_.+-]{1,127}")
+_ENCODED_NAME = re.compile(r";\s*filename\*=utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
+_PLAIN_NAME = re.compile(r""";\s*filename=(?:"([^"]*)"|([^;\s"]+))""", re.IGNORECASE)
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of one fetch, redirects included. Times are in seconds, sizes in bytes.
+
+    `seconds` covers everything: name lookup, connecting, TLS, every redirect and the body;
+    `idle_seconds` is how long a server may be silent.
+    """
+
+    seconds: float = 10.0
+    connect_seconds: float = 4.0
+    idle_seconds: float = 60.0
+    max_bytes: int = 20_000_000
+    header_bytes: int = 65_536
+    redirects: int = 3
 
 
 def get(
@@ -54,7 +73,7 @@ def get(
         with _cut_off(wire, deadline), _ask(target, wire, inlet, via, limits) as it:
             # twice the body leaves room for chunk framing and trailers, which nothing else bounds
             inlet.allowance = 2 * limits.max_bytes + limits.header_bytes
-            if it.status_code in REDIRECTS and it.headers.get("Location"):
+            if it.status_code in _REDIRECTS and it.headers.get("Location"):
                 return str(it.headers["Location"])
             _check(it, limits)
             data = _body(it, limits, stop)
@@ -69,7 +88,7 @@ def get(
         raise failed("its server does not speak proper http, or broke off") from exc
     said = it.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     declared = said if _TYPE.fullmatch(said) else None
-    name = download_name(it.headers.get("Content-Disposition", ""), target.path)
+    name = _name(it.headers.get("Content-Disposition", ""), target.path)
     return Fetched(data, sniff(data, declared), declared, name)
 
 
@@ -110,7 +129,7 @@ class _Inlet(io.RawIOBase):
         self._raw.close()
 
 
-class _Response(PlainResponse):
+class _Response(HTTPResponse):
     def begin(self) -> None:
         """Forget what is broken in the headers: urllib3 would log it, and servers write it."""
         super().begin()
@@ -135,8 +154,8 @@ class _Connection(HTTPConnection):
 
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter on one connection; without its session there are no cookies, no redirects
-    and nothing from the environment.
+    """requests' adapter on one connection, which was verified when it was made. Without a session
+    there are no cookies, no redirects and nothing from the environment.
     """
 
     def __init__(self, wire: Socket, inlet: _Inlet, path: str) -> None:
@@ -148,7 +167,7 @@ class _Adapter(HTTPAdapter):
         return self._pool
 
     def cert_verify(self, *_: Any, **options: Any) -> None:
-        """Nothing: the connection was verified when it was made."""
+        """Nothing: see above."""
 
 
 def _ask(
@@ -194,16 +213,15 @@ def _check(answer: requests.Response, limits: Limits) -> None:
         raise failed(f"its server answered with status {answer.status_code}")
     if headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise failed("its server compressed the answer, although asked not to")
-    coding = headers.get("Transfer-Encoding")
-    if coding is not None and coding.strip().lower() != "chunked":
-        raise failed("its server used an unknown transfer encoding")
-    length = headers.get("Content-Length")
-    if coding is not None or length is None:
-        return
-    if not re.fullmatch(r"[0-9]{1,18}", length.strip(), re.ASCII):
-        raise failed("its server declared a malformed length")
-    if int(length) > limits.max_bytes:
-        raise _too_large(limits)
+    coding, length = headers.get("Transfer-Encoding"), headers.get("Content-Length")
+    if coding is not None:
+        if coding.strip().lower() != "chunked":
+            raise failed("its server used an unknown transfer encoding")
+    elif length is not None:
+        if not re.fullmatch(r"[0-9]{1,18}", length.strip(), re.ASCII):
+            raise failed("its server declared a malformed length")
+        if int(length) > limits.max_bytes:
+            raise failed(f"the file is larger than {limits.max_bytes} bytes")
 
 
 def _body(answer: requests.Response, limits: Limits, stop: threading.Event | None) -> Data:
@@ -212,8 +230,12 @@ def _body(answer: requests.Response, limits: Limits, stop: threading.Event | Non
             if stop is not None and stop.is_set():
                 raise failed("nobody waits for it any more")
             if body.tell() + len(piece) > limits.max_bytes:
-                raise _too_large(limits)
-            _write(body, piece)
+                raise failed(f"the file is larger than {limits.max_bytes} bytes")
+            try:
+                body.write(piece)
+            except OSError as exc:  # the disk is full, which is nobody else's fault
+                text = "this service has no room for a download at the moment"
+                raise Unavailable(text) from exc
         if body.tell() > _IN_MEMORY:
             body.flush()
             return mmap.mmap(body.fileno(), 0, access=mmap.ACCESS_READ)
@@ -221,12 +243,11 @@ def _body(answer: requests.Response, limits: Limits, stop: threading.Event | Non
         return body.read()
 
 
-def _write(body: IO[bytes], piece: bytes) -> None:
-    try:
-        body.write(piece)
-    except OSError as exc:  # the disk is full, which is nobody else's fault
-        raise Unavailable("this service has no room for a download at the moment") from exc
-
-
-def _too_large(limits: Limits) -> InvalidRequest:
-    return failed(f"the file is larger than {limits.max_bytes} bytes")
+def _name(disposition: str, path: str) -> str:
+    """The name in a `Content-Disposition` header, read as Latin-1, else that in `path`."""
+    if encoded := _ENCODED_NAME.search(disposition):
+        return base_name(unquote(encoded[1]))
+    if plain := _PLAIN_NAME.search(disposition):
+        raw = (plain[1] or plain[2] or "").encode("latin-1", "replace")
+        return base_name(raw.decode("utf-8", "replace"))
+    return base_name(unquote(path.partition("?")[0]))

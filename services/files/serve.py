@@ -1,4 +1,9 @@
-"""How a found file goes out over HTTP: status, headers, and which of its bytes (RFC 9110)."""
+"""How a found file goes out over HTTP: status, headers, and which of its bytes (RFC 9110).
+
+Werkzeug's `make_conditional` reads the same headers otherwise than the RFC: it refuses several
+ranges and one longer than the file, takes a weak If-Range, and prefers Range to If-None-Match. So
+only its parsers are used.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +17,8 @@ from urllib.parse import quote
 import msgspec
 from werkzeug.http import parse_date, parse_etags, parse_if_range_header
 
-from services.files.kinds import Kind, is_name, kind_of, mime_of
-from services.files.storage import Entry, Found
-from services.media import INLINE_IMAGES
+from services.files.sniff import INLINE_IMAGES, UNKNOWN
+from services.files.storage import Entry, Found, Kind, is_name, kind_of, mime_by_suffix
 
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.ASCII | re.IGNORECASE)
 _SAFE = {
@@ -52,20 +56,33 @@ def deliver(found: Found, method: str, headers: Mapping[str, str]) -> Delivery:
     }
     if _is_known(etag, entry.modified, headers):
         return Delivery(304, common)
-    mime = mime_of(entry.name)
+    mime = mime_by_suffix(entry.name) or UNKNOWN
+    # a browser may show these in place; anything else could be a page of somebody's
+    inline = mime in INLINE_IMAGES or mime.startswith(("audio/", "video/"))
     common["Content-Type"] = mime
-    if disposition := content_disposition(found.label, inline=_is_shown(mime)):
+    if disposition := content_disposition(found.label, inline=inline):
         common["Content-Disposition"] = disposition
-    span = _wanted(etag, entry.modified, headers) if method == "GET" else None
+    span = _span(etag, entry, headers) if method == "GET" else None
     if span is None:
-        whole = {**common, "Content-Length": str(entry.size)}
-        return Delivery(200, whole, 0, entry.size if method == "GET" else 0)
-    start, end = _within(span, entry.size)
+        common["Content-Length"] = str(entry.size)
+        return Delivery(200, common, 0, entry.size if method == "GET" else 0)
+    start, end = span
     if start >= end:
         return Delivery(416, {**_SAFE, "Content-Range": f"bytes */{entry.size}"})
     common["Content-Range"] = f"bytes {start}-{end - 1}/{entry.size}"
     common["Content-Length"] = str(end - start)
     return Delivery(206, common, start, end - start)
+
+
+def content_disposition(label: str, *, inline: bool) -> str:
+    """The header for a file called `label` (RFC 6266, 5987); "" where it would say nothing."""
+    how = "inline" if inline else "attachment"
+    if not label:
+        return "" if inline else how
+    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
+    plain = re.sub(r'["\\%]', "_", plain).strip(" .") or "file"
+    encoded = "" if plain == label else f"; filename*=UTF-8''{quote(label, safe='')}"
+    return f'{how}; filename="{plain}"{encoded}'
 
 
 def _etag(entry: Entry) -> str:
@@ -76,23 +93,6 @@ def _etag(entry: Entry) -> str:
     return hashlib.sha256(version.encode("utf-8", "replace")).hexdigest()[:32]
 
 
-def content_disposition(label: str, *, inline: bool) -> str:
-    """The header for a file called `label` (RFC 6266, 5987); "" where it would say nothing."""
-    how = "inline" if inline else "attachment"
-    if not label:
-        return "" if inline else how
-    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
-    plain = re.sub(r'["\\%]', "_", plain).strip(" .") or "file"
-    if plain == label:
-        return f'{how}; filename="{plain}"'
-    return f"{how}; filename=\"{plain}\"; filename*=UTF-8''{quote(label, safe='')}"
-
-
-def _is_shown(mime: str) -> bool:
-    """Whether a browser may show it in place; anything else could be a page of somebody's."""
-    return mime in INLINE_IMAGES or mime.startswith(("audio/", "video/"))
-
-
 def _is_known(etag: str, modified: float, headers: Mapping[str, str]) -> bool:
     if (tags := headers.get("If-None-Match")) is not None:
         known = parse_etags(tags)
@@ -101,27 +101,19 @@ def _is_known(etag: str, modified: float, headers: Mapping[str, str]) -> bool:
     return since is not None and int(modified) <= since.timestamp()
 
 
-def _wanted(etag: str, modified: float, headers: Mapping[str, str]) -> tuple[str, str] | None:
-    """First and last byte of a single range, as digits; None where the whole file is wanted.
-
-    Several ranges, other units and nonsense count as not asked for.
+def _span(etag: str, entry: Entry, headers: Mapping[str, str]) -> tuple[int, int] | None:
+    """(start, end) of a single range, end exclusive, empty if it lies outside the file; None where
+    the whole file is wanted: several ranges, other units and nonsense count as not asked for.
     """
     parts = _RANGE.fullmatch(headers.get("Range", ""))
     if parts is None or not (parts[1] or parts[2]):
         return None
-    if parts[1] and parts[2] and int(parts[1]) > int(parts[2]):
-        return None
     if (condition := headers.get("If-Range")) is not None:
         only_if = parse_if_range_header(condition)
-        same_date = only_if.date is not None and only_if.date.timestamp() == int(modified)
+        same_date = only_if.date is not None and only_if.date.timestamp() == int(entry.modified)
         if condition.startswith("W/") or not (only_if.etag == etag or same_date):
             return None
-    return parts[1], parts[2]
-
-
-def _within(span: tuple[str, str], size: int) -> tuple[int, int]:
-    """(start, end) within a file of `size` bytes, end exclusive; empty if it lies outside."""
-    first, last = span
-    if not first:  # the last so many bytes
-        return max(size - int(last), 0), size if int(last) else 0
-    return int(first), min(int(last) + 1, size) if last else size
+    if not parts[1]:  # the last so many bytes
+        return max(entry.size - int(parts[2]), 0), entry.size if int(parts[2]) else 0
+    first, last = int(parts[1]), int(parts[2] or entry.size)
+    return None if parts[2] and first > last else (first, min(last + 1, entry.size))
