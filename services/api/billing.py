@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response, request
 
-from services.api.admin_operations import decode_query
 from services.api.auth import Authenticator, presented_credential
+from services.api.openapi import decode_query
 from services.keys import KeyLookup, UsageQuery, UsageRow, UsageStore
 
 HARD_LIMIT_USD = 1_000_000.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from flask import Blueprint, Request, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from services.api.admin_door import AdminDoor
+from services.api.admin import AdminDoor
 from services.config import Settings, is_loopback
 from services.core.errors import NotFound
 from services.metrics import Metrics

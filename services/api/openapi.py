@@ -1,10 +1,10 @@
-"""Operations of the admin API: each is stated once, and both served and described from that."""
+"""Operations of the admin API, described as OpenAPI from what their views take and give."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
@@ -17,22 +17,23 @@ _PARAMETER = re.compile(r"<(\w+)>")
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """`view` gets the path's parameters by name, then the decoded `body` or `query`, and returns
-    an `answer`; None stands for an answer without a fixed shape.
+    """One route. `view` says the rest: its docstring what it does, its annotations what it gives
+    and what it takes besides the path's parameters, as `body` or `query`.
     """
 
     method: str
     path: str
-    summary: str
     view: Callable[..., Any]
-    answer: type[msgspec.Struct] | None
-    body: type[msgspec.Struct] | None = None
-    query: type[msgspec.Struct] | None = None
     status: int = 200
 
     @property
     def name(self) -> str:
         return self.view.__name__
+
+    def kind(self, name: str) -> type[msgspec.Struct] | None:
+        """The struct of `body`, `query` or `return`; None where there is none, or no fixed one."""
+        found = get_type_hints(self.view).get(name)
+        return found if isinstance(found, type) and issubclass(found, msgspec.Struct) else None
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
@@ -63,8 +64,8 @@ def decode_query(values: dict[str, str], kind: type[T]) -> T:
 
 def describe(operations: Sequence[Operation], base: str) -> dict[str, Any]:
     """The operations as an OpenAPI 3.1 document; `base` is the path they live under."""
-    kinds = {k for o in operations for k in (o.answer, o.body, o.query) if k is not None}
-    kinds.add(ErrorAnswer)
+    found = {o.kind(name) for o in operations for name in ("return", "body", "query")}
+    kinds = [kind for kind in found | {ErrorAnswer} if kind is not None]
     ordered = sorted(kinds, key=lambda kind: kind.__name__)
     schemas, components = msgspec.json.schema_components(
         ordered, ref_template="#/components/schemas/{name}"
@@ -89,12 +90,12 @@ def describe(operations: Sequence[Operation], base: str) -> dict[str, Any]:
 def _described(
     operation: Operation, schemas: dict[Any, dict[str, Any]], components: dict[str, Any]
 ) -> dict[str, Any]:
-    answer = schemas[operation.answer] if operation.answer else {"type": "object"}
+    answer, body, query = (operation.kind(name) for name in ("return", "body", "query"))
     described: dict[str, Any] = {
         "operationId": operation.name,
-        "summary": operation.summary,
+        "summary": operation.view.__doc__,
         "responses": {
-            str(operation.status): _content("the answer", answer),
+            str(operation.status): _content("the answer", schemas.get(answer, {"type": "object"})),
             "default": _content("what went wrong", schemas[ErrorAnswer]),
         },
     }
@@ -102,17 +103,17 @@ def _described(
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in _PARAMETER.findall(operation.path)
     ]
-    if operation.query is not None:
-        properties = components[operation.query.__name__]["properties"]
+    if query is not None:
+        properties = components[query.__name__]["properties"]
         parameters += [
             {"name": name, "in": "query", "schema": schema, "explode": False}
             for name, schema in properties.items()
         ]
     if parameters:
         described["parameters"] = parameters
-    if operation.body is not None:
-        body = _content("the request", schemas[operation.body])
-        described["requestBody"] = {"required": True, **body}
+    if body is not None:
+        content = _content("the request", schemas[body])
+        described["requestBody"] = {"required": True, **content}
     return described
 
 
