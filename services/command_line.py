@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ TIMEOUT = (5.0, 30.0)
 """Seconds to connect, and to wait for an answer."""
 
 LIMITS = Limits.__struct_fields__
+Run = Callable[["AdminClient", argparse.Namespace], Any]
+Show = Callable[[Any], str]
 
 
 class Failure(Exception):
@@ -155,35 +157,54 @@ def _parser() -> argparse.ArgumentParser:
         "settings and variables as the gateway's own, unless flags name others.",
     )
     parser.add_argument("-v", "--version", action="version", version=f"causeway {__version__}")
-    groups = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_keys(groups, shared)
-    _add_accounts(groups, shared)
-    _add_rest(groups, shared)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def group(name: str, about: str) -> Any:
+        made = commands.add_parser(name, parents=[shared], help=about)
+        return made.add_subparsers(required=True, metavar="VERB")
+
+    def add(to: Any, name: str, about: str, run: Run, *words: str, show: Show = record_text) -> Any:
+        made = to.add_parser(name, parents=[shared], help=about)
+        made.set_defaults(run=run, show=show)
+        for word in words:
+            made.add_argument(word)
+        return made
+
+    keys = group("keys", "keys that open the gateway")
+    add(keys, "list", "all keys", _call("GET", "/keys"), show=list_text)
+    add(keys, "show", "one key", _call("GET", "/keys/{id}"), "id")
+    create = add(keys, "create", "make a key and show it, this once", _create_key, "name")
+    change = add(keys, "change", "change limits and permissions", _change_key, "id")
+    _add_key_options(create)
+    _add_key_options(change)
+    add(keys, "revoke", "close a key for good", _call("DELETE", "/keys/{id}"), "id")
+
+    accounts = group("accounts", "upstream accounts")
+    add(accounts, "list", "all accounts", _call("GET", "/accounts"), show=list_text)
+    _add_account_options(add(accounts, "add", "add one to a provider's pool", _add_account))
+    gone = _call("DELETE", "/accounts/{id}")
+    add(accounts, "remove", "take one out that was added", gone, "id")
+    add(accounts, "reset", "back into service", _call("POST", "/accounts/{id}/reset"), "id")
+    add(accounts, "disable", "out of service", _call("POST", "/accounts/{id}/disable"), "id")
+
+    usage = add(commands, "usage", "what keys have used", _usage, show=usage_text)
+    for day in ("--start", "--end"):
+        usage.add_argument(day, type=date.fromisoformat, metavar="YYYY-MM-DD")
+    usage.add_argument("--by", default="day", help="day, month, key, model; commas between")
+    usage.add_argument("--key", metavar="ID", help="only this key")
+    usage.add_argument("--model", help="only this model")
+    add(commands, "config", "settings in force", _call("GET", "/config"))
+    add(commands, "health", "health and its reasons", _call("GET", "/health"))
     return parser
 
 
-def _add_keys(groups: Any, shared: argparse.ArgumentParser) -> None:
-    group = groups.add_parser("keys", parents=[shared], help="keys that open the gateway")
-    verbs = group.add_subparsers(required=True, metavar="VERB")
-    add = verbs.add_parser
-    command = add("list", parents=[shared], help="all keys")
-    command.set_defaults(run=lambda c, a: c.call("GET", "/keys"), show=list_text)
-    command = add("show", parents=[shared], help="one key")
-    command.add_argument("id")
-    command.set_defaults(run=lambda c, a: c.call("GET", f"/keys/{_part(a.id)}"), show=record_text)
-    command = add("create", parents=[shared], help="make a key and show it, this once")
-    command.add_argument("name")
-    _add_key_options(command)
-    command.set_defaults(run=_create_key, show=record_text)
-    command = add("change", parents=[shared], help="change limits and permissions")
-    command.add_argument("id")
-    _add_key_options(command)
-    command.set_defaults(run=_change_key, show=record_text)
-    command = add("revoke", parents=[shared], help="close a key for good")
-    command.add_argument("id")
-    command.set_defaults(
-        run=lambda c, a: c.call("DELETE", f"/keys/{_part(a.id)}"), show=record_text
-    )
+def _call(method: str, path: str) -> Run:
+    """What runs a command that only calls `path`, where `{id}` stands for its argument."""
+
+    def run(client: AdminClient, arguments: argparse.Namespace) -> Any:
+        return client.call(method, path.format(id=quote(getattr(arguments, "id", ""), safe="")))
+
+    return run
 
 
 def _add_key_options(command: argparse.ArgumentParser) -> None:
@@ -229,33 +250,17 @@ def _change_key(client: AdminClient, arguments: argparse.Namespace) -> Any:
     fields = _key_fields(arguments)
     if not fields:
         raise Failure("nothing to change: name a limit or a permission (see --help)", 2)
-    return client.call("PATCH", f"/keys/{_part(arguments.id)}", fields)
+    return client.call("PATCH", f"/keys/{quote(arguments.id, safe='')}", fields)
 
 
-def _add_accounts(groups: Any, shared: argparse.ArgumentParser) -> None:
-    group = groups.add_parser("accounts", parents=[shared], help="upstream accounts")
-    verbs = group.add_subparsers(required=True, metavar="VERB")
-    command = verbs.add_parser("list", parents=[shared], help="all accounts")
-    command.set_defaults(run=lambda c, a: c.call("GET", "/accounts"), show=list_text)
-    command = verbs.add_parser("add", parents=[shared], help="add one to a provider's pool")
-    command.add_argument("provider", help="such as backend_api or custom/PREFIX")
-    command.add_argument(
-        "--token-file", required=True, metavar="FILE", help="its token; - for standard input"
-    )
-    command.add_argument("--name", help="what lists and logs call it")
-    command.add_argument("--account", metavar="ID", help="its workspace, where there are such")
-    command.add_argument("--weight", type=int, metavar="N", help="twice as much: twice as often")
-    command.add_argument("--concurrent", type=int, metavar="N", help="answers at a time")
-    command.set_defaults(run=_add_account, show=record_text)
-    command = verbs.add_parser("remove", parents=[shared], help="take one out that was added")
-    command.add_argument("id")
-    command.set_defaults(
-        run=lambda c, a: c.call("DELETE", f"/accounts/{_part(a.id)}"), show=record_text
-    )
-    for verb, about in (("reset", "back into service"), ("disable", "out of service")):
-        command = verbs.add_parser(verb, parents=[shared], help=about)
-        command.add_argument("id")
-        command.set_defaults(run=_on_account, verb=verb, show=record_text)
+def _add_account_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("provider", help="such as backend_api or custom/PREFIX")
+    add("--token-file", required=True, metavar="FILE", help="its token; - for standard input")
+    add("--name", help="what lists and logs call it")
+    add("--account", metavar="ID", help="its workspace, where there are such")
+    add("--weight", type=int, metavar="N", help="twice as much: twice as often")
+    add("--concurrent", type=int, metavar="N", help="answers at a time")
 
 
 def _add_account(client: AdminClient, arguments: argparse.Namespace) -> Any:
@@ -267,35 +272,10 @@ def _add_account(client: AdminClient, arguments: argparse.Namespace) -> Any:
     )
 
 
-def _on_account(client: AdminClient, arguments: argparse.Namespace) -> Any:
-    return client.call("POST", f"/accounts/{_part(arguments.id)}/{arguments.verb}")
-
-
-def _add_rest(groups: Any, shared: argparse.ArgumentParser) -> None:
-    command = groups.add_parser("usage", parents=[shared], help="what keys have used")
-    command.add_argument("--start", type=date.fromisoformat, metavar="YYYY-MM-DD")
-    command.add_argument("--end", type=date.fromisoformat, metavar="YYYY-MM-DD")
-    command.add_argument("--by", default="day", help="day, month, key, model; commas between")
-    command.add_argument("--key", metavar="ID", help="only this key")
-    command.add_argument("--model", help="only this model")
-    command.set_defaults(run=_usage, show=usage_text)
-    for name, about in (("config", "settings in force"), ("health", "health and its reasons")):
-        command = groups.add_parser(name, parents=[shared], help=about)
-        command.set_defaults(run=_get, path=f"/{name}", show=record_text)
-
-
 def _usage(client: AdminClient, arguments: argparse.Namespace) -> Any:
     names = ("start", "end", "by", "key", "model")
     query = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     return client.call("GET", "/usage", query=msgspec.to_builtins(query))
-
-
-def _get(client: AdminClient, arguments: argparse.Namespace) -> Any:
-    return client.call("GET", arguments.path)
-
-
-def _part(text: str) -> str:
-    return quote(text, safe="")
 
 
 if __name__ == "__main__":
