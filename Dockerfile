@@ -13,4 +13,4 @@ ENV PYTHONUNBUFFERED=1 SERVER_HOST=0.0.0.0 SERVER_PORT=33333
 EXPOSE 33333
 HEALTHCHECK --interval=15s --timeout=5s --start-period=20s \
   CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:33333/ready', timeout=4)"]
-CMD ["python", "-m", "services.serve", "--user", "10001"]
+CMD ["python", "-m", "services.server.start", "--user", "10001"]

@@ -20,14 +20,14 @@ from services.files.cache import FileCache
 from services.files.fetch import caller_fetcher, download_limits, packed_limits, upstream_fetcher
 from services.files.uploads import OwnFiles, UserFiles
 from services.gateway import Fallbacks, Gateway
-from services.jobs import BackgroundQueue, Schedule
 from services.keys import AdmissionControl, KeyLookup, UsageRecorder, UsageStore
 from services.keys.editor import KeyEditor
 from services.keys.limiter import LEASE_SECONDS
 from services.keys.usage import ListedModels
-from services.metrics import Metrics
 from services.providers.base import ProviderContext
 from services.providers.registry import Registry
+from services.server.jobs import BackgroundQueue, Schedule
+from services.server.metrics import Metrics
 from services.store import Store, StoreCache
 
 MEGABYTE = 1024 * 1024

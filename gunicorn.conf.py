@@ -10,17 +10,20 @@ import os
 import signal
 import socket
 
-from services import embedded_store, log
 from services.config import load_here
-from services.metrics_folder import VARIABLE, MetricsFolder, forget_worker
-from services.reload import LEAVE, Reload
+from services.server import embedded_store, log
+from services.server.metrics_folder import VARIABLE, MetricsFolder, forget_worker
+from services.server.reload import LEAVE, Reload
 
 _settings = load_here()
 _server = _settings.server
 
 bind = [f"{_server.host}:{_server.port}"]
 workers = _settings.process_workers
-worker_class = f"services.{_server.worker_class}_worker.Worker"
+worker_class = {
+    "gevent": "services.server.gevent_worker.Worker",
+    "gthread": "services.server.workers.ThreadedWorker",
+}[_server.worker_class]
 threads = _settings.process_threads
 # under gevent connections that wait for their turn, or for a request, come on top
 worker_connections = threads + (2048 if _server.worker_class == "gevent" else 0)
@@ -28,7 +31,7 @@ timeout = 60
 graceful_timeout = int(_server.graceful_timeout)
 keepalive = 75
 backlog = 2048
-logger_class = "services.server_log.ServerLog"
+logger_class = "services.server.log.ServerLog"
 forwarded_allow_ips = ",".join(_server.trusted_proxies)
 proc_name = "causeway"
 control_socket_disable = True

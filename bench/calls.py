@@ -22,7 +22,7 @@ KEY = "sk-bench-0123456789abcdef"
 WARM = 5
 
 if OUTPUT in os.environ:
-    from services.gevent_worker import Worker
+    from services.server.gevent_worker import Worker
 
     class Counting(Worker):
         """Counts the calls made for each request and appends them to the file named by OUTPUT."""

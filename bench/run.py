@@ -71,7 +71,7 @@ def start_gateway(port: int, upstream: int, folder: Path) -> subprocess.Popen[by
             }
         )
     )
-    command = [SERVICE_PYTHON, "-m", "services.serve", "--port", str(port)]
+    command = [SERVICE_PYTHON, "-m", "services.server.start", "--port", str(port)]
     command += ["--config", str(config), "--data", str(folder)]
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(pinned(0, *command), cwd=ROOT, stdout=output, stderr=output)

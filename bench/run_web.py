@@ -55,7 +55,7 @@ def start_gateway(root, port, upstream, folder):
     }
     config = folder / "config.json"
     config.write_text(json.dumps(settings))
-    command = [SERVICE_PYTHON, "-m", "services.serve", "--port", str(port)]
+    command = [SERVICE_PYTHON, "-m", "services.server.start", "--port", str(port)]
     command += ["--config", str(config), "--data", str(folder)]
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(pinned(0, *command), cwd=root, stdout=output, stderr=output)

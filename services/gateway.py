@@ -32,13 +32,13 @@ from services.files.adopt import FAILED as NOT_FETCHED
 from services.files.adopt import Adopter, adopt_files
 from services.files.uploads import OwnFiles, fill_in_own_files
 from services.keys import Admission, Served
-from services.metrics import kind_of
 from services.pipeline.fallback import Source, first_to_answer
 from services.pipeline.finish import finish
 from services.pipeline.profiles import Profile
 from services.pipeline.render import render
 from services.providers.base import Route
 from services.providers.registry import Registry, Target
+from services.server.metrics import kind_of
 
 log = logging.getLogger(__name__)
 

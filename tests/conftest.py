@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from emulators.openai_compat import OpenAICompat
-from services import embedded_store
+from services.server import embedded_store
 from tests.canaries import found, masked
 from tests.canary_watch import Planting, StoreMonitor, watch_requests
 from tests.gateway import SERVERS, GatewayProcess, RedisServer, custom

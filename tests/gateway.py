@@ -16,7 +16,7 @@ from typing import Any, Self
 import openai
 import requests
 
-from services import embedded_store
+from services.server import embedded_store
 from services.store import Store
 from tests.canaries import ADMIN_KEY, GATEWAY_KEY, UPSTREAM_KEY, found
 from tests.canary_watch import StoreMonitor, watch_httpx_answer, watch_origin
@@ -112,7 +112,7 @@ class GatewayProcess:
 
     def _begin(self) -> tuple[list[str], dict[str, str], Path]:
         """The command, its environment and its folder."""
-        command = [SERVICE_PYTHON, "-m", "services.serve", "--port", str(self.port)]
+        command = [SERVICE_PYTHON, "-m", "services.server.start", "--port", str(self.port)]
         command += ["--config", str(self.config), "--data", str(self.folder)]
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("AUTH_", "SERVER_"))}
         return command, {**environ, **self._environ}, ROOT

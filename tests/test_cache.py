@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from services import embedded_store
 from services import store as module
+from services.server import embedded_store
 from services.store import LOCAL_ENTRIES, Store, StoreCache
 from tests.gateway import wait_for
 

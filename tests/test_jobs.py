@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from services.jobs import RETRIES, BackgroundQueue
+from services.server.jobs import RETRIES, BackgroundQueue
 from tests.gateway import wait_for
 
 PATIENCE = 5.0
@@ -43,7 +43,7 @@ def test_failing_task_is_tried_again_after_each_pause_and_then_given_up(
     assert len(tried) == 3
     assert tried[1] - tried[0] >= 0.05
     assert tried[2] - tried[1] >= 0.2
-    said = [r.getMessage() for r in caplog.records if r.name == "services.jobs"]
+    said = [r.getMessage() for r in caplog.records if r.name == "services.server.jobs"]
     assert said == [
         "background task failed name=hide error=the upstream is away retry=0.05s",
         "background task failed name=hide error=the upstream is away retry=0.2s",

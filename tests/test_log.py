@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from emulators.openai_compat import OpenAICompat
-from services.log import (
+from services.server.log import (
     FLUSH_EVERY,
     GatheredLines,
     LineFormatter,
@@ -36,7 +36,7 @@ LINES = 2000
 WRITER = """
 import io, logging, os, sys, time
 from pathlib import Path
-from services.log import LineFormatter, Lines, Output, Redactor
+from services.server.log import LineFormatter, Lines, Output, Redactor
 log = logging.getLogger("writer")
 log.addHandler(Lines(Output(io.StringIO(), Path(sys.argv[1])), LineFormatter(Redactor())))
 log.setLevel("INFO")
@@ -56,7 +56,7 @@ for number in range(total):
 SETUP = """
 import logging, sys
 from pathlib import Path
-from services import log
+from services.server import log
 log.setup("INFO", Path(sys.argv[1]), ["hunter2-and-more", "short"])
 some = logging.getLogger("some.module")
 some.info("message hunter2-and-more")
@@ -251,7 +251,7 @@ def test_folder_that_cannot_be_written_is_told_in_words_and_the_stream_serves(
         timeout=30,
         check=True,
     )
-    assert "WARNING services.log - log file cannot be written" in done.stderr
+    assert "WARNING services.server.log - log file cannot be written" in done.stderr
     assert "args … " in done.stderr
     assert "path=/x …" in done.stderr
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from services.config import ROOT, Settings
-from services.reload import NEEDS_RESTART
+from services.server.reload import NEEDS_RESTART
 
 
 @pytest.mark.parametrize("key", NEEDS_RESTART)

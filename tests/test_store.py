@@ -24,17 +24,18 @@ from urllib.parse import unquote
 import psutil
 import pytest
 
-from services import config, embedded_store
+from services import config
 from services.config import Settings
 from services.core.models import Secret
-from services.embedded_store import EmbeddedStore, StoreStartError
+from services.server import embedded_store
+from services.server.embedded_store import EmbeddedStore, StoreStartError
 from services.store import ASK_AGAIN, ScriptCall, Store, StoreAway, StoreScript
 from tests.gateway import ROOT, free_port, wait_for
 
 SERVICE = """
 import json, os, sys, time
 from pathlib import Path
-from services import embedded_store
+from services.server import embedded_store
 store = embedded_store.start(Path(sys.argv[1]))
 worker = os.fork()
 if not worker:
@@ -52,7 +53,7 @@ print("stopped", flush=True)
 FORGETFUL = """
 import gc, sys
 from pathlib import Path
-from services import embedded_store
+from services.server import embedded_store
 print(embedded_store.start(Path(sys.argv[1])).url, flush=True)
 gc.collect()
 sys.stdin.readline()

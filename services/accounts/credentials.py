@@ -26,8 +26,8 @@ from services.core.errors import GatewayError, RateLimited, Unavailable
 from services.core.events import Conversation, Events
 from services.core.models import Caller, CallLimit, Credential, Secret
 from services.core.requests import ChatRequest
-from services.jobs import Schedule
 from services.providers.base import Background, Provider, Route
+from services.server.jobs import Schedule
 from services.store import Store, StoreAway
 from services.transport import Transport
 

@@ -19,8 +19,8 @@ from services.dialects.chat import RequestLimits, decode_chat_request
 from services.dialects.chat_answer import ChatChunks, Completion, ResponseHead
 from services.files.public_url import public_base
 from services.gateway import Context, Gateway
-from services.log import TURN
 from services.pipeline.profiles import HEADER, profile_for, profile_from
+from services.server.log import TURN
 
 PROFILE_VARIABLE = f"HTTP_{HEADER.upper().replace('-', '_')}"
 PATHS = ("/v1/chat/completions", "/v1/object/completions", "/proxies/v1/chat/completions")

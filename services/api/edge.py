@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from services.keys import Admission, Served
-from services.log import CLIENT_REQUEST_ID, TURN, holds_secret, request_id
+from services.server.log import CLIENT_REQUEST_ID, TURN, holds_secret, request_id
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

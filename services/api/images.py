@@ -46,10 +46,10 @@ from services.dialects.images import (
 )
 from services.files.public_url import public_base
 from services.gateway import Context
-from services.log import TURN
 from services.pipeline import profiles
 from services.pipeline.plain_text import PlainText
 from services.pipeline.render import render
+from services.server.log import TURN
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from services.api.admin import AdminDoor
 from services.config import Settings, is_loopback
 from services.core.errors import NotFound
-from services.metrics import Metrics
+from services.server.metrics import Metrics
 
 _FORWARDED = ("X-Forwarded-For", "X-Real-Ip", "Forwarded")
 

@@ -19,7 +19,7 @@ FILE_VARIABLE = "CAUSEWAY_CONFIG"
 """Names the configuration file, where it is neither data/config.json nor config.json."""
 
 FIXED_VARIABLE = "CAUSEWAY_RELOAD"
-"""Set by the master for its workers: the folder of `services.reload`. `.env` was read then."""
+"""Set by the master for its workers: the folder of its `Reload`. `.env` was read then."""
 
 PROBLEMS_FILE = "problems"
 """In that folder while the file is refused: how many problems it has."""

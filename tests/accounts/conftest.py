@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from emulators.backend_api import BackendApi
-from services import embedded_store
-from services.embedded_store import EmbeddedStore
+from services.server import embedded_store
+from services.server.embedded_store import EmbeddedStore
 from services.store import Store
 from tests.canary_watch import StoreMonitor
 

@@ -23,7 +23,7 @@ from services.accounts.token_store import TokenFiles, TokenStore
 from services.accounts.tokens import TokenManager
 from services.accounts.vault import open_vault
 from services.config import RefreshToAccess
-from services.embedded_store import EmbeddedStore
+from services.server.embedded_store import EmbeddedStore
 from services.store import Store
 from services.transport import Timeouts
 from tests.gateway import ROOT, wait_for

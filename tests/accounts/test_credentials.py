@@ -37,9 +37,9 @@ from services.core.errors import (
 from services.core.events import SILENCE, Conversation, Events, Finish, Text
 from services.core.models import Caller, Credential, ModelCard, Secret
 from services.core.requests import ChatRequest
-from services.jobs import BackgroundQueue, Schedule
 from services.providers.base import Provider, Route
 from services.providers.refusals import refusal, retry_after
+from services.server.jobs import BackgroundQueue, Schedule
 from services.store import Store
 from services.transport import UpstreamRequest
 from tests.accounts.support import Clock, Monitor, jwt, manager, official

@@ -18,8 +18,8 @@ from services.config import Settings, load
 from services.config.settings import AccountSetting, Group
 from services.core.errors import InvalidRequest, NotFound, RateLimited, Unavailable
 from services.core.models import Secret
-from services.embedded_store import EmbeddedStore
 from services.providers.refusals import _BAN_WORDS
+from services.server.embedded_store import EmbeddedStore
 from services.store import Store
 from tests.accounts.support import Clock, killed, together
 from tests.gateway import RedisServer

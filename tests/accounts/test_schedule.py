@@ -10,15 +10,15 @@ import time
 
 import pytest
 
-from services.embedded_store import EmbeddedStore
-from services.jobs import Schedule
+from services.server.embedded_store import EmbeddedStore
+from services.server.jobs import Schedule
 from services.store import Store
 from tests.gateway import ROOT, wait_for
 
 IN_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import gevent, sys, threading
-from services.jobs import Schedule
+from services.server.jobs import Schedule
 from services.store import Store
 store = Store(sys.argv[1])
 schedule = Schedule(store)

@@ -21,7 +21,7 @@ from services.accounts.tokens import TokenManager
 from services.accounts.vault import hashed, open_vault
 from services.config import RefreshToAccess
 from services.core.models import Secret
-from services.embedded_store import EmbeddedStore
+from services.server.embedded_store import EmbeddedStore
 from services.store import Store
 from tests.accounts.support import (
     Clock,

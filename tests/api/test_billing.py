@@ -12,13 +12,13 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from services import embedded_store
 from services.api import billing, errors
 from services.api.auth import Authenticator
 from services.api.billing import Prices
 from services.config import Auth, GatewayKeySetting, Settings
 from services.core.models import Secret
 from services.keys.usage import today
+from services.server import embedded_store
 from services.store import Store
 from tests.canary_watch import StoreMonitor
 from tests.keys.support import Desk

@@ -12,9 +12,9 @@ from services.call_limiter import CallLimiter
 from services.config import Settings
 from services.core.errors import ProtocolError, RateLimited, UpstreamRefused
 from services.core.requests import ChatRequest, Message
-from services.jobs import BackgroundQueue
 from services.providers.backend_api import BackendApiSettings, build
 from services.providers.base import Provider, ProviderContext
+from services.server.jobs import BackgroundQueue
 from services.store import Store, StoreCache
 from services.transport import Transport
 

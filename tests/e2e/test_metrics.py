@@ -16,8 +16,8 @@ import requests
 from emulators.openai_compat import OpenAICompat
 from services.core import errors
 from services.keys import RequestUsage
-from services.metrics import Metrics, Routes, kind_of
-from services.metrics_folder import MetricsFolder, forget_worker
+from services.server.metrics import Metrics, Routes, kind_of
+from services.server.metrics_folder import MetricsFolder, forget_worker
 from tests.canaries import ADMIN_KEY, UPSTREAM_KEY
 from tests.gateway import KEY, GatewayProcess, custom, question, wait_for
 

@@ -234,4 +234,4 @@ def test_start_with_neither_keys_nor_callers_tokens_is_refused(
     assert ended.returncode == 2
     assert "set auth.keys" in ended.stderr
     assert "auth.passthrough" in ended.stderr
-    assert command()[:3] == ["python", "-m", "services.serve"]
+    assert command()[:3] == ["python", "-m", "services.server.start"]

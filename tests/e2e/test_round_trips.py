@@ -18,7 +18,7 @@ import pytest
 
 from emulators.backend_api import BackendApi
 from emulators.openai_compat import OpenAICompat
-from services import embedded_store
+from services.server import embedded_store
 from tests.canaries import ADMIN_KEY
 from tests.gateway import GatewayProcess, custom, question, wait_for
 

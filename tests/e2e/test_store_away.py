@@ -13,7 +13,7 @@ import redis
 import requests
 
 from emulators.openai_compat import OpenAICompat
-from services.embedded_store import find_server
+from services.server.embedded_store import find_server
 from tests.accounts.support import hanging
 from tests.canaries import ADMIN_KEY
 from tests.gateway import GatewayProcess, custom, free_port, question, wait_for

@@ -19,7 +19,7 @@ import requests
 
 from emulators.backend_api import BackendApi
 from emulators.openai_compat import OpenAICompat
-from services.embedded_store import _socket_path
+from services.server.embedded_store import _socket_path
 from services.store import Store
 from tests.accounts.support import hanging, server_pid
 from tests.canaries import ADMIN_KEY, UPSTREAM_KEY

@@ -214,7 +214,7 @@ def test_anonymous_serves_a_page_of_this_machine(local: GatewayProcess) -> None:
 def test_start_refuses_anonymous_beyond_this_machine(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"auth": {"keys": [KEY], "anonymous": True}}))
-    command = [sys.executable, "-m", "services.serve", "--host", "0.0.0.0"]
+    command = [sys.executable, "-m", "services.server.start", "--host", "0.0.0.0"]
     command += ["--port", str(free_port()), "--config", str(config), "--data", str(tmp_path)]
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False

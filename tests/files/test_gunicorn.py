@@ -47,7 +47,7 @@ def gunicorn(folder: Path, worker: str) -> Iterator[str]:
         process.wait(20)
 
 
-@pytest.mark.parametrize("worker", ["services.gevent_worker.Worker", "gthread"])
+@pytest.mark.parametrize("worker", ["services.server.gevent_worker.Worker", "gthread"])
 def test_answers_keep_their_frames_on_one_connection(tmp_path: Path, worker: str) -> None:
     cache = local_cache(tmp_path)
     with gunicorn(tmp_path, worker) as url, requests.Session() as session:

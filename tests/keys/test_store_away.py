@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from services import embedded_store
 from services.core.errors import RateLimited, Unavailable
 from services.keys import UsageQuery
 from services.keys.limiter import LimiterWithoutStore, headers
 from services.keys.records import PREFIX, KeyRecord, Limits
 from services.pipeline.finish import finish
+from services.server import embedded_store
 from services.store import Store
 from tests.gateway import wait_for
 

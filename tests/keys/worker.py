@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from services.core.errors import RateLimited
-from services.jobs import Schedule
+from services.server.jobs import Schedule
 from services.store import Store
 
 from .support import Desk

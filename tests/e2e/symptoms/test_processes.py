@@ -41,7 +41,7 @@ def refuses_to_start(folder: Path, settings: Any) -> str:
     folder.mkdir(exist_ok=True)
     config = folder / "config.json"
     config.write_text(settings if isinstance(settings, str) else json.dumps(settings))
-    command = [SERVICE_PYTHON, "-m", "services.serve", "--port", str(free_port())]
+    command = [SERVICE_PYTHON, "-m", "services.server.start", "--port", str(free_port())]
     command += ["--config", str(config), "--data", str(folder)]
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False

@@ -334,7 +334,7 @@ def test_service_without_keys_is_not_opened_to_the_network(tmp_path: Path) -> No
     """Nor does its container run as root."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"upstream_base_url": "http://127.0.0.1:9"}))
-    command = [SERVICE_PYTHON, "-m", "services.serve", "--host", "0.0.0.0"]
+    command = [SERVICE_PYTHON, "-m", "services.server.start", "--host", "0.0.0.0"]
     command += ["--port", str(free_port()), "--config", str(config), "--data", str(tmp_path)]
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False

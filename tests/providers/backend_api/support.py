@@ -30,11 +30,11 @@ from services.core.events import (
 )
 from services.core.models import Credential, Secret
 from services.core.requests import ChatRequest, Message, Part
-from services.jobs import BackgroundQueue
 from services.pipeline.profiles import Profile
 from services.pipeline.render import render
 from services.providers.backend_api import BackendApi, BackendApiSettings, build
 from services.providers.base import ProviderContext
+from services.server.jobs import BackgroundQueue
 from services.store import Store, StoreCache
 
 PATIENCE = 10.0

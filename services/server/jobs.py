@@ -93,8 +93,10 @@ class Schedule:
         """Run a job now if it is ours to run; whether it ran to its end. Its failure is logged."""
         job = self._jobs[name]
         try:
-            if not job.everywhere and not self._take_lease(job):
-                return False
+            if not job.everywhere:
+                lease, length = self._store.key("job", name), int(job.seconds * LEASE_PART * 1000)
+                if not self._store.run(lambda c: c.set(lease, b"1", nx=True, px=max(1, length))):
+                    return False
             job.run()
         except StoreAway:
             return False  # said already, once, by the store
@@ -102,10 +104,6 @@ class Schedule:
             log.exception("job failed name=%s", name)
             return False
         return True
-
-    def _take_lease(self, job: _Job) -> bool:
-        lease, length = self._store.key("job", job.name), int(job.seconds * LEASE_PART * 1000)
-        return bool(self._store.run(lambda c: c.set(lease, b"1", nx=True, px=max(1, length))))
 
 
 class _Task(NamedTuple):
@@ -153,7 +151,8 @@ class BackgroundQueue:
                 log.warning("background task dropped name=%s reason=queue-full", name)
                 return
             self._unfinished += 1
-            self._put(_Task(time.monotonic(), next(self._numbers), name, task))
+            heapq.heappush(self._tasks, _Task(time.monotonic(), next(self._numbers), name, task))
+            self._changed.notify()
 
     def drain(self, seconds: float) -> bool:
         """Wait until all is done, `seconds` at most; whether it is."""
@@ -162,30 +161,31 @@ class BackgroundQueue:
             time.sleep(0.02)
         return not self._unfinished
 
-    def _put(self, task: _Task) -> None:
-        heapq.heappush(self._tasks, task)
-        self._changed.notify()
-
     def _work(self) -> None:
         while True:
             with self._changed:
                 while not self._tasks or self._tasks[0].due > time.monotonic():
-                    due = self._tasks[0].due if self._tasks else None
-                    self._changed.wait(None if due is None else due - time.monotonic())
+                    self._changed.wait(
+                        self._tasks[0].due - time.monotonic() if self._tasks else None
+                    )
                 task = heapq.heappop(self._tasks)
                 self._changed.notify()  # somebody has to wait for the one after it
-            self._run(task)
+            again = self._run(task)
+            with self._changed:
+                if again is None:
+                    self._unfinished -= 1
+                else:
+                    heapq.heappush(self._tasks, again)
+                    self._changed.notify()
 
-    def _run(self, task: _Task) -> None:
+    def _run(self, task: _Task) -> _Task | None:
+        """Run it; what to try later if it fails."""
         try:
             task.run()
         except Exception as exc:  # the scheduler job of what comes after a response
             if task.tries < len(self._retries):
                 pause = self._retries[task.tries]
                 log.info("background task failed name=%s error=%s retry=%gs", task.name, exc, pause)
-                with self._changed:
-                    self._put(task._replace(due=time.monotonic() + pause, tries=task.tries + 1))
-                return
+                return task._replace(due=time.monotonic() + pause, tries=task.tries + 1)
             log.warning("background task given up name=%s error=%s", task.name, exc)
-        with self._changed:
-            self._unfinished -= 1
+        return None

@@ -1,4 +1,4 @@
-"""Where the workers' metrics meet: a private folder of files that prometheus-client maps into
+"""A private folder where the workers' metrics meet, in files that prometheus-client maps into
 memory, one set a worker.
 
 Imported by gunicorn's master: nothing here may import `ssl`, and so not prometheus-client.
@@ -36,11 +36,10 @@ class MetricsFolder:
 
     def remove(self) -> None:
         """At the end of the service; the interpreter's end calls it. Does nothing in a worker."""
-        if os.getpid() != self._owner:
-            return
-        atexit.unregister(self.remove)
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._lock.close()
+        if os.getpid() == self._owner:
+            atexit.unregister(self.remove)
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._lock.close()
 
 
 def forget_worker(folder: str, pid: int) -> None:
@@ -53,17 +52,10 @@ def forget_worker(folder: str, pid: int) -> None:
 
 
 def _sweep() -> None:
-    """Remove the folders of services that were killed."""
+    """Remove the folders of services that were killed: of this user, and locked by nobody."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_BEGINNING}*"):
         with contextlib.suppress(OSError):
-            if folder.lstat().st_uid == os.getuid() and _is_free(folder / "lock"):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_free(lock: Path) -> bool:
-    with lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+            if folder.lstat().st_uid == os.getuid():
+                with (folder / "lock").open("rb") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)

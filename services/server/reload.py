@@ -24,7 +24,7 @@ from typing import Any
 
 from services.config import ROOT, environment, find_file, load
 from services.config.load import FILE_VARIABLE, FIXED_VARIABLE, PROBLEMS_FILE
-from services.metrics_folder import VARIABLE as METRICS_VARIABLE
+from services.server.metrics_folder import VARIABLE as METRICS_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Reload:
     def __init__(self, arbiter: Any, folder: Path, root: Path = ROOT) -> None:
         self._arbiter = arbiter
         self._folder = folder
+        self._copy = folder / "config.json"
         self._root = root
         folder.mkdir(mode=0o700)
         self._environ = environment(root)
@@ -91,18 +92,18 @@ class Reload:
         """
         data = self._read()
         settled, self._before = data == self._before, data
-        if data == self._seen:
-            refused = (self._folder / PROBLEMS_FILE).exists()
-            if not asked or not refused:
-                if asked:
-                    log.info("config unchanged")
-                return
-        elif not (settled or asked):
+        if asked and data == self._seen and not (self._folder / PROBLEMS_FILE).exists():
+            log.info("config unchanged")
+            return
+        if not asked and (data == self._seen or not settled):
             return
         self._seen = data
         problems = self._problems(data)
-        if problems:
-            self._refuse(problems)
+        if data is None or problems:
+            _write(self._folder / PROBLEMS_FILE, str(len(problems)).encode())
+            log.error("config refused problems=%d: the old settings stay", len(problems))
+            for problem in problems:
+                log.error("config problem: %s", problem)
         else:
             (self._folder / PROBLEMS_FILE).unlink(missing_ok=True)
             self._take_up(data)
@@ -118,10 +119,6 @@ class Reload:
 
     def _is_ready(self, pid: int) -> bool:
         return (self._folder / f"ready.{pid}").exists()
-
-    @property
-    def _copy(self) -> Path:
-        return self._folder / "config.json"
 
     def _read(self) -> bytes | None:
         """What the file holds; None if it cannot be read."""
@@ -144,7 +141,7 @@ class Reload:
         _write(draft, data)
         environ = {**environment(), FILE_VARIABLE: str(draft)}
         environ.pop(METRICS_VARIABLE, None)
-        command = [sys.executable, "-m", "services.serve", "--check"]
+        command = [sys.executable, "-m", "services.server.start", "--check"]
         try:
             done = subprocess.run(  # noqa: S603  # our own interpreter, fixed arguments
                 command,
@@ -183,26 +180,27 @@ class Reload:
         patched = json.dumps(fields)
         return data if patched == written else patched.encode()
 
-    def _refuse(self, problems: list[str]) -> None:
-        _write(self._folder / PROBLEMS_FILE, str(len(problems)).encode())
-        log.error("config refused problems=%d: the old settings stay", len(problems))
-        for problem in problems:
-            log.error("config problem: %s", problem)
-
-    def _take_up(self, data: bytes | None) -> None:
-        assert data is not None
+    def _take_up(self, data: bytes) -> None:
+        """Have new workers begin with what `data` changes."""
         path = find_file(self._environ, self._root)
         written = load(path, self._environ, None, data)
         running = load(path, self._environ, None, self._running(data))
         changed = _differing(self._settings, running)
-        if _providers(data) != _providers(self._accepted):
+        before = json.loads(self._accepted or b"{}")
+        if json.loads(data).get("providers") != before.get("providers"):
             changed.append("providers")
         waiting = _differing(running, written)
         if changed:
             self._accept(self._running(data))
             self._settings = running
             os.environ[FILE_VARIABLE] = str(self._copy)
-            self._begin_workers()
+            arbiter = self._arbiter
+            arbiter.app.reload()
+            arbiter.setup(arbiter.app)
+            logging.getLogger().setLevel(running.log_level)
+            self._last_old = arbiter.worker_age
+            for _ in range(arbiter.cfg.workers):
+                arbiter.spawn_worker()
         log.info(
             "config reloaded changed=%s%s",
             ",".join(changed) or "nothing",
@@ -213,15 +211,6 @@ class Reload:
         self._accepted = data
         if data is not None:
             _write(self._copy, data)
-
-    def _begin_workers(self) -> None:
-        arbiter = self._arbiter
-        arbiter.app.reload()
-        arbiter.setup(arbiter.app)
-        logging.getLogger().setLevel(self._settings.log_level)
-        self._last_old = arbiter.worker_age
-        for _ in range(arbiter.cfg.workers):
-            arbiter.spawn_worker()
 
 
 def _differing(one: Any, other: Any, path: str = "") -> list[str]:
@@ -236,10 +225,6 @@ def _differing(one: Any, other: Any, path: str = "") -> list[str]:
         else:
             found.append(f"{path}{name}")
     return found
-
-
-def _providers(data: bytes | None) -> Any:
-    return json.loads(data).get("providers") if data else None
 
 
 def _write(path: Path, data: bytes) -> None:

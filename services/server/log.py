@@ -1,8 +1,7 @@
 """Logging: key=value lines to stderr and to a file a day, a request id on each, and never a
-secret.
+secret: the formatter redacts the finished line, whoever wrote it.
 
-Redaction happens in the formatter, over the finished line, so that no call site and no traceback
-can forget it.
+One access line a request is written when its answer is over.
 """
 
 from __future__ import annotations
@@ -16,10 +15,18 @@ import threading
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
+from datetime import timedelta
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import quote
+
+from gunicorn.glogging import Logger
+
+if TYPE_CHECKING:
+    from services.keys import Admission
 
 log = logging.getLogger(__name__)
+access = logging.getLogger("access")
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 TURN = "causeway.turn"
 """Under which a request's environ has its `Admission`."""
@@ -44,18 +51,19 @@ _SECRET_SHAPES = re.compile(
     | \b(?:eyJ|(?:sk|pk|rk|fk)-)[\w.-]{8,}
     """
 )
+_UNQUOTED = "/:;,@!$&'()*+~.-_=[]"
+_PLAIN_PATH = re.compile(rf"[\w{re.escape(_UNQUOTED)}]*", re.ASCII)
 
 
 class Redactor:
     """Replaces secrets in a line: those known from the settings, and anything shaped like one."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
-        self.known = tuple(sorted({s for s in known if len(s) >= _SHORTEST_KNOWN_SECRET}, key=len))[
-            ::-1
-        ]
+        long_enough = {secret for secret in known if len(secret) >= _SHORTEST_KNOWN_SECRET}
+        self._known = sorted(long_enough, key=len, reverse=True)
 
     def __call__(self, line: str) -> str:
-        for secret in self.known:
+        for secret in self._known:
             if secret in line:
                 line = line.replace(secret, "…")
         if not _MARK.search(line):
@@ -125,17 +133,14 @@ class Output:
             os.write(descriptor, data)
         finally:
             os.close(descriptor)
-        if today.name != self._today:
-            self._today = today.name
-            self._follow(folder, today.name)
-
-    def _follow(self, folder: Path, today: str) -> None:
-        """Lead the link to a new file, and delete the oldest."""
+        if today.name == self._today:
+            return
+        self._today = today.name
         link = folder / FILE_NAME
         if link.is_symlink() or not link.exists():  # else it is somebody else's file
             with contextlib.suppress(OSError):  # some file systems know no links
                 new = folder / f".{FILE_NAME}.{os.getpid()}"
-                new.symlink_to(today)
+                new.symlink_to(today.name)
                 new.replace(link)
         for old in sorted(folder.glob(f"{FILE_NAME}.2*"))[: -self._kept - 1]:
             old.unlink(missing_ok=True)
@@ -192,6 +197,72 @@ class GatheredLines(Lines):
             self.flush()
 
 
+class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's logger; its records go up to the root logger."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log = logging.getLogger("gunicorn")
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        self.access_log = access
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: timedelta) -> None:
+        """A key=value line. The query is left out: it may hold what is nobody's business."""
+        if not access.isEnabledFor(logging.INFO):
+            return
+        get = environ.get
+        status = resp.status.split(None, 1)[0] if resp.status else "-"
+        line = (
+            f"client={get('REMOTE_ADDR', '-')} method={get('REQUEST_METHOD', '-')} "
+            f"path={_shown(get('PATH_INFO', '-'))} status={status} bytes={resp.sent} "
+            f"seconds={request_time.total_seconds():.3f}{_of_turn(get(TURN))}"
+        )
+        if CLIENT_REQUEST_ID in environ:
+            line += f" client_request={environ[CLIENT_REQUEST_ID]}"
+        for handler in access.handlers:
+            if isinstance(handler, GatheredLines):
+                handler.write("INFO", access.name, line)
+
+    def reopen_files(self) -> None:
+        """`Output` opens its file for each write."""
+
+    def close_on_exec(self) -> None:
+        """`Output` keeps no file open."""
+
+
+def _of_turn(turn: Admission | None) -> str:
+    """Key, models, provider and tokens, as far as they are known; nothing for other requests."""
+    if turn is None:
+        return ""
+    said = f" key_name={_word(turn.record.name)}" if turn.record is not None else ""
+    if turn.model:
+        said += f" model={_word(turn.model)}"
+    if turn.served is not None:
+        if turn.served.stands_in:
+            said += f" served={_word(turn.served.model)}"
+        said += f" provider={turn.served.provider}"
+    if turn.usage is not None:
+        said += f" prompt={turn.usage.prompt_tokens} completion={turn.usage.completion_tokens}"
+    return said
+
+
+def _word(name: str) -> str:
+    """Without blanks, so that it is one word."""
+    return name if " " not in name and name.isprintable() else "-".join(name.split())
+
+
+def _shown(path: str) -> str:
+    """The path, quoted, so that it is one word of one line; of a file's name only the end, since
+    whoever knows the name may have the file.
+    """
+    if not _PLAIN_PATH.fullmatch(path):
+        path = quote(path, _UNQUOTED, "latin-1")
+    if path.startswith(("/images/", "/files/")):
+        area, _, name = path[1:].partition("/")
+        return f"/{area}/…{name[-10:]}"
+    return path
+
+
 def setup(
     level: str, folder: Path | None, secrets: Iterable[str] = (), stream: TextIO = sys.stderr
 ) -> None:
@@ -201,23 +272,22 @@ def setup(
         output = Output(stream, folder)
     except OSError as exc:
         output, refused = Output(stream), str(exc)
-    access = logging.getLogger("access")
+    root = logging.getLogger()
     access.propagate = False
-    _install(access, GatheredLines(output, formatter))
-    _install(logging.getLogger(), Lines(output, formatter))
-    logging.getLogger().setLevel(level)
+    for logger, handler in (
+        (access, GatheredLines(output, formatter)),
+        (root, Lines(output, formatter)),
+    ):
+        for old in logger.handlers[:]:
+            logger.removeHandler(old)
+            old.flush()
+        logger.addHandler(handler)
+    root.setLevel(level)
     for noisy in ("urllib3", "requests", "PIL", "botocore", "boto3", "s3transfer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of each long run
     if refused:
         log.warning("log file cannot be written, only this stream is: %s", refused)
-
-
-def hide_too(secrets: Iterable[str]) -> None:
-    """From now on redact these as well; what was secret stays so."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, Lines):  # with one formatter for all, see `setup`
-            handler.formatter.redact = Redactor({*handler.formatter.redact.known, *secrets})
 
 
 def holds_secret(text: str) -> bool:
@@ -226,10 +296,3 @@ def holds_secret(text: str) -> bool:
         if isinstance(handler, Lines):
             return handler.formatter.redact(text) != text
     return False
-
-
-def _install(logger: logging.Logger, handler: logging.Handler) -> None:
-    for old in logger.handlers[:]:
-        logger.removeHandler(old)
-        old.flush()
-    logger.addHandler(handler)

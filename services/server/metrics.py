@@ -36,11 +36,11 @@ _KINDS: tuple[tuple[type[errors.GatewayError], str], ...] = (
 _REFUSALS = {401: "unauthorized", 403: "unauthorized", 429: "limited"}
 
 
-class Metrics:
-    """One per worker. `routes` are the application's URL rules.
+class Metrics(Collector):
+    """One per worker. `routes` are the application's URL rules, `under_way` counts open answers.
 
     `accounts` gives each account's provider and state, `store_is_up` what is known of the store;
-    both are asked at a scrape.
+    both are asked at a scrape, since they are the same for all workers.
     """
 
     def __init__(
@@ -52,46 +52,45 @@ class Metrics:
     ) -> None:
         self._routes = Routes(routes)
         self._under_way = under_way
+        self._accounts = accounts
+        self._store_is_up = store_is_up
         self._answers: deque[tuple[str, str]] = deque()
-        self._live = _Live(accounts, store_is_up)
-        self._own = CollectorRegistry()
-        self._requests = self._counter("requests", "Answers by route and status", "route", "status")
-        self._turns = self._counter(
+        self._own = own = CollectorRegistry()
+
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(f"causeway_{name}", about, labels, registry=own)
+
+        self._requests = counter("requests", "Answers by route and status", "route", "status")
+        self._turns = counter(
             "turns", "Questions to models by outcome", "provider", "model", "outcome"
         )
-        self._tokens = self._counter(
+        self._tokens = counter(
             "tokens", "Tokens, in: prompts, out: answers", "provider", "model", "direction"
         )
-        self._images = self._counter("images", "Pictures made", "provider", "model")
-        self._upstream_errors = self._counter(
+        self._images = counter("images", "Pictures made", "provider", "model")
+        self._upstream_errors = counter(
             "upstream_errors", "Failed calls to upstreams", "provider", "kind"
         )
-        self._refreshes = self._counter(
+        self._refreshes = counter(
             "refreshes", "Renewals of upstream credentials", "provider", "outcome"
         )
         self._refreshed = Gauge(
             "causeway_last_refresh_timestamp_seconds",
             "When a credential was last renewed; its age is time() less this",
             ["provider"],
-            registry=self._own,
+            registry=own,
             multiprocess_mode="max",
         )
         self._streams = Gauge(
-            "causeway_streams_open",
-            "Answers under way",
-            registry=self._own,
-            multiprocess_mode="livesum",
+            "causeway_streams_open", "Answers under way", registry=own, multiprocess_mode="livesum"
         )
         self._first_token = Histogram(
             "causeway_first_token_seconds",
             "From a request's arrival to the first piece of its answer",
             ["provider"],
             buckets=FIRST_TOKEN_SECONDS,
-            registry=self._own,
+            registry=own,
         )
-
-    def _counter(self, name: str, about: str, *labels: str) -> Counter:
-        return Counter(f"causeway_{name}", about, labels, registry=self._own)
 
     def answered(self, path: str, status: str) -> None:
         """An answer has begun, to a path in its one spelling."""
@@ -127,8 +126,7 @@ class Metrics:
     def tick(self) -> None:
         """Write what the requests since the last tick have noted."""
         noted = (self._answers.popleft() for _ in range(len(self._answers)))
-        answers = Tally((self._routes.name(path), status[:3]) for path, status in noted)
-        _add(self._requests, answers)
+        _add(self._requests, Tally((self._routes.name(path), status[:3]) for path, status in noted))
         self._streams.set(self._under_way())
 
     def exposition(self) -> bytes:
@@ -138,9 +136,20 @@ class Metrics:
         if ValueClass._multiprocess:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # as it comes
-        live = CollectorRegistry()
-        live.register(self._live)
-        return generate_latest(registry) + generate_latest(live)
+        asked = CollectorRegistry()
+        asked.register(self)
+        return generate_latest(registry) + generate_latest(asked)
+
+    def collect(self) -> Iterable[Metric]:
+        """What is asked at a scrape; prometheus-client calls it."""
+        states = GaugeMetricFamily(
+            "causeway_accounts", "Upstream accounts by state", labels=["provider", "state"]
+        )
+        for labels, number in Tally(self._accounts()).items():
+            states.add_metric(list(labels), number)
+        up = GaugeMetricFamily("causeway_store_up", "Whether the store serves")
+        up.add_metric([], float(self._store_is_up()))
+        return [states, up]
 
 
 class Routes:
@@ -153,37 +162,14 @@ class Routes:
 
     def name(self, path: str) -> str:
         if self._fixed is None:
-            self._fixed = self._read()
+            rules = sorted(self._rules())
+            opened = [(rule.partition("<")[0], rule) for rule in rules if "<" in rule]
+            self._open = tuple(sorted(opened, key=lambda pair: -len(pair[0])))
+            self._fixed = frozenset(rule for rule in rules if "<" not in rule)
         if path in self._fixed:
             return path
         fitting = (rule for beginning, rule in self._open if path.startswith(beginning))
         return next(fitting, "other")
-
-    def _read(self) -> frozenset[str]:
-        rules = sorted(self._rules())
-        opened = [(rule.partition("<")[0], rule) for rule in rules if "<" in rule]
-        self._open = tuple(sorted(opened, key=lambda pair: -len(pair[0])))
-        return frozenset(rule for rule in rules if "<" not in rule)
-
-
-class _Live(Collector):
-    """What is asked at a scrape, since it is the same for all workers."""
-
-    def __init__(
-        self, accounts: Callable[[], Iterable[tuple[str, str]]], store_is_up: Callable[[], bool]
-    ) -> None:
-        self._accounts = accounts
-        self._store_is_up = store_is_up
-
-    def collect(self) -> Iterable[Metric]:
-        states = GaugeMetricFamily(
-            "causeway_accounts", "Upstream accounts by state", labels=["provider", "state"]
-        )
-        for labels, number in Tally(self._accounts()).items():
-            states.add_metric(list(labels), number)
-        up = GaugeMetricFamily("causeway_store_up", "Whether the store serves")
-        up.add_metric([], float(self._store_is_up()))
-        return [states, up]
 
 
 def kind_of(error: errors.GatewayError) -> str:

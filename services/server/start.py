@@ -55,21 +55,19 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if value is not None:
             absolute = flag in ("config", "data")
             os.environ[variable] = str(Path(value).resolve()) if absolute else str(value)
-    demo = _demo() if arguments.demo or _demo_by_environment() else None
+    wanted = os.environ.get("SERVER_DEMO", "").lower() in ("1", "true", "yes", "on")
+    demo = _demo() if arguments.demo or wanted else None
     settings = _settings()
     if arguments.user is not None and os.geteuid() == 0:
         _become(arguments.user, settings.server.folder)
         settings = _settings()  # that user has to be able to read them
-    objections = check_exposure(settings) or _unwritable(settings)
-    if objections:
+    if objections := check_exposure(settings) or _unwritable(settings):
         _fail("\n".join(objections), 2)
     try:
         open_vault(settings.server.folder, settings.store.secret_key)
     except VaultError as exc:
         _fail(str(exc), 2)
-    busy = _busy(settings)
-    if busy:
-        _fail(busy, 1)
+    _try_to_listen(settings.server.host, settings.server.port)
     if demo is not None:
         prefix = f"/{settings.backend_container_api_prefix}".rstrip("/")
         key = next((key.key.reveal() for key in settings.auth.keys), "")
@@ -164,10 +162,6 @@ def _check() -> NoReturn:
     sys.exit(2 if problems else 0)
 
 
-def _demo_by_environment() -> bool:
-    return os.environ.get("SERVER_DEMO", "").lower() in ("1", "true", "yes", "on")
-
-
 def _demo() -> Demo:
     """The built-in upstreams, running; the environment leads to their settings."""
     from emulators.demo import DemoError, start_demo  # not there in the container
@@ -187,46 +181,33 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--port", type=int, help="where to listen (SERVER_PORT, default 8080)")
     add("--host", help="address to listen on (SERVER_HOST, default 127.0.0.1)")
-    add(
-        "--proxies",
-        metavar="URL",
-        help="http, https or socks5 proxy for upstreams (SERVER_PROXIES)",
-    )
+    about = "http, https or socks5 proxy for upstreams (SERVER_PROXIES)"
+    add("--proxies", metavar="URL", help=about)
     add("--base-url", metavar="URL", help="public address of this service (BACKEND_CONTAINER_URL)")
-    add(
-        "--config", metavar="FILE", help="configuration file (CAUSEWAY_CONFIG, default config.json)"
-    )
-    add(
-        "--data", metavar="DIR", help="where data/, images/, files/ and log/ live (SERVER_DATA_DIR)"
-    )
+    about = "configuration file (CAUSEWAY_CONFIG, default config.json)"
+    add("--config", metavar="FILE", help=about)
+    about = "where data/, images/, files/ and log/ live (SERVER_DATA_DIR)"
+    add("--data", metavar="DIR", help=about)
     add("--log-level", help="DEBUG, INFO, WARNING or ERROR (LOG_LEVEL)")
-    add(
-        "--demo",
-        action="store_true",
-        help="run with built-in upstreams; needs no key (SERVER_DEMO)",
-    )
-    add(
-        "--user",
-        help="where root starts it: go on as this user, who gets what root has left in data/, "
-        "images/, files/ and log/",
-    )
-
+    about = "run with built-in upstreams; needs no key (SERVER_DEMO)"
+    add("--demo", action="store_true", help=about)
+    about = "where root starts it: go on as this user, who gets what root has left in data/, "
+    add("--user", help=about + "images/, files/ and log/")
     add("--check", action="store_true", help="say what is wrong with the settings, and end")
     add("-v", "--version", action="version", version=f"causeway {__version__}")
     return parser
 
 
-def _busy(settings: Settings) -> str | None:
-    """Why the port cannot be had, or None."""
-    host, port = settings.server.host, settings.server.port
+def _try_to_listen(host: str, port: int) -> None:
+    """End with status 1 if the port cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host.strip("[]"), port))
         except OSError as exc:
-            return f"cannot listen on {host}:{port}: {exc.strerror}; choose another with --port"
-    return None
+            text = f"cannot listen on {host}:{port}: {exc.strerror}; choose another with --port"
+            _fail(text, 1)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -46,7 +46,9 @@ class EmbeddedStore:
 
     def __init__(self, folder: Path) -> None:
         self._binary = find_server()
-        self._folder = _private_folder(folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        self._folder = folder
         self._address = _socket_path(self._folder)
         self._log = self._folder / "valkey.log"
         self._server: subprocess.Popen[bytes] | None = None
@@ -71,12 +73,9 @@ class EmbeddedStore:
         self._next_start = time.monotonic() + PAUSE
         try:
             # the server inherits the lock: while it lives, nobody starts another on its files
-            lock = os.open(self._folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-            try:
+            with (self._folder / "lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._start(lock)
-            finally:
-                os.close(lock)
+                self._start(lock.fileno())
         except BlockingIOError:
             return
         except OSError as exc:
@@ -115,22 +114,12 @@ class EmbeddedStore:
     def _start(self, lock: int) -> None:
         if self._log.exists() and self._log.stat().st_size > LONGEST_LOG:
             self._log.rename(self._log.with_suffix(".log.old"))
-        settings = {
-            "port": "0",
-            "unixsocket": str(self._address),
-            "unixsocketperm": "700",
-            "dir": str(self._folder),
-            "appendonly": "yes",
-            "appendfsync": "everysec",
-            "save": "",
-            "loglevel": "notice",
-            "logfile": str(self._log),
-            "daemonize": "no",
-        }
-        words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        options = ["--port", "0", "--unixsocket", str(self._address), "--unixsocketperm", "700"]
+        options += ["--dir", str(self._folder), "--logfile", str(self._log), "--daemonize", "no"]
+        options += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
         with self._log.open("ab") as output:
             self._server = subprocess.Popen(  # noqa: S603  # the server found, our own arguments
-                [self._binary, *words],
+                [self._binary, *options],
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -197,12 +186,6 @@ def find_server() -> Path:
             "one of them, or name a server by redis.host or store.url"
         )
     return Path(found)
-
-
-def _private_folder(folder: Path) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    return folder
 
 
 def _socket_path(folder: Path) -> Path:

@@ -1,0 +1,1 @@
+"""The process: its start, workers, reloads, logs, metrics, jobs and embedded store."""
