@@ -1,14 +1,14 @@
 """The upstream's events, as far as they are used. Rarely used parts stay raw JSON.
 
 `{"message": {…} | null, "conversation_id": "…", "error": null}`, where each event of a message
-holds the whole of its text so far; or deltas to such an event (see `deltas`); and others around
+holds the whole of its text so far; or deltas to such an event (see decoder.py); and others around
 them, of which only some say anything.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -46,18 +46,23 @@ class Content(msgspec.Struct):
         return "".join([part for part in self.parts if isinstance(part, str)])
 
 
-class Grown(Content):
-    """What an event `added` to the text of the one before it, which had `start` characters.
+class WholeText(Protocol):
+    def whole(self) -> str: ...
 
-    It is what it says only until another event is read.
+
+class Appended(Content):
+    """What an event `added` to the text of the one before it, which had `start` characters; -1 if
+    it did more than that. `source` knows the whole text, but only until another event is read.
     """
 
     start: int = 0
     added: str = ""
+    source: Any = None
 
-
-class _FinishDetails(msgspec.Struct):
-    type: str = ""
+    @property
+    def whole(self) -> str:
+        source: WholeText = self.source
+        return source.whole()
 
 
 class Metadata(msgspec.Struct):
@@ -104,65 +109,6 @@ class UpstreamEvent(msgspec.Struct):
         return self.v is not msgspec.UNSET or self.o is not None
 
 
-class _Extra(msgspec.Struct):
-    cited_message_idx: int | None = None
-
-
-class Source(msgspec.Struct):
-    """What a citation refers to: a page, or a file by its name."""
-
-    type: str = ""
-    title: str | None = None
-    name: str | None = None
-    url: str | None = None
-    extra: _Extra | None = None
-
-
-class _Citation(msgspec.Struct):
-    metadata: Source | None = None
-
-
-class _Shown(msgspec.Struct):
-    message_type: str = ""
-    image_url: str = ""
-
-
-class _Aggregate(msgspec.Struct):
-    messages: list[_Shown] | None = None
-
-
-class _Target(msgspec.Struct):
-    target_message_id: str = ""
-    operation_hash: str = ""
-
-
-class _Action(msgspec.Struct):
-    type: str = ""
-    always_allow: _Target | None = None
-
-
-class _Question(msgspec.Struct):
-    domain: str = ""
-    actions: list[_Action] | None = None
-
-
-class _FromServer(msgspec.Struct):
-    type: str = ""
-    body: _Question | None = None
-
-
-class _JitPlugin(msgspec.Struct):
-    from_server: _FromServer | None = None
-
-
-class Question(msgspec.Struct):
-    """An action of `domain` waits for leave; empty where it cannot be given for good."""
-
-    domain: str
-    target_message_id: str = ""
-    operation_hash: str = ""
-
-
 _decode_event = msgspec.json.Decoder(UpstreamEvent).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
@@ -192,42 +138,6 @@ def decode_text(literal: bytes) -> str:
     return _decode_text(b'"%b"' % literal)
 
 
-def sources(citations: Any) -> list[Source]:
-    """What the citations of a message refer to; those of unknown shape are left out."""
-    found = []
-    for citation in all_of(citations, _Citation):
-        if citation.metadata is not None:
-            found.append(citation.metadata)
-    return found
-
-
-def finish_type(details: Any) -> str:
-    """Why a message ended: `stop`, `max_tokens`, `interrupted`; "" where nothing says so."""
-    found = converted(details, _FinishDetails)
-    return found.type if found is not None else ""
-
-
-def plots(aggregate: Any) -> list[str]:
-    """Pointers to the pictures that running code has shown."""
-    result = converted(aggregate, _Aggregate)
-    shown = result.messages or [] if result is not None else []
-    return [item.image_url for item in shown if item.message_type == "image"]
-
-
-def question(jit_plugin: Any) -> Question | None:
-    """The confirmation that is asked for, if any."""
-    data = converted(jit_plugin, _JitPlugin)
-    asked = data.from_server if data is not None else None
-    if asked is None or asked.type != "confirm_action":
-        return None
-    body = asked.body or _Question()
-    for action in body.actions or ():
-        if action.type == "always_allow" and action.always_allow is not None:
-            target = action.always_allow
-            return Question(body.domain, target.target_message_id, target.operation_hash)
-    return Question(body.domain)
-
-
 def converted(value: Any, kind: type[T]) -> T | None:
     """JSON, raw or decoded, as a `kind`; None if it is of another shape."""
     try:
@@ -239,6 +149,89 @@ def converted(value: Any, kind: type[T]) -> T | None:
 
 
 def all_of(value: Any, kind: type[T]) -> list[T]:
-    """The members of a list that are such."""
+    """The members of a list that are of a `kind`."""
     found = (converted(item, kind) for item in converted(value, list[Any]) or ())
     return [item for item in found if item is not None]
+
+
+class _FinishDetails(msgspec.Struct):
+    type: str = ""
+
+
+def finish_type(details: Any) -> str:
+    """Why a message ended: `stop`, `max_tokens`, `interrupted`; "" where nothing says so."""
+    found = converted(details, _FinishDetails)
+    return found.type if found is not None else ""
+
+
+class _Shown(msgspec.Struct):
+    message_type: str = ""
+    image_url: str = ""
+
+
+class _AggregateResult(msgspec.Struct):
+    messages: list[_Shown] | None = None
+
+
+def plots(aggregate: Any) -> list[str]:
+    """Pointers to the pictures that running code has shown."""
+    result = converted(aggregate, _AggregateResult)
+    shown = result.messages or [] if result is not None else []
+    return [item.image_url for item in shown if item.message_type == "image"]
+
+
+class Confirmation(msgspec.Struct, frozen=True):
+    """A question whether an action may be called. Without `operation_hash` it cannot be allowed."""
+
+    message_id: str
+    role: str
+    name: str | None
+    domain: str
+    target_message_id: str = ""
+    operation_hash: str = ""
+
+
+class _AlwaysAllow(msgspec.Struct):
+    target_message_id: str = ""
+    operation_hash: str = ""
+
+
+class _Action(msgspec.Struct):
+    type: str = ""
+    always_allow: _AlwaysAllow | None = None
+
+
+class _ConfirmBody(msgspec.Struct):
+    domain: str = ""
+    actions: list[_Action] | None = None
+
+
+class _FromServer(msgspec.Struct):
+    type: str = ""
+    body: _ConfirmBody | None = None
+
+
+class _JitPlugin(msgspec.Struct):
+    from_server: _FromServer | None = None
+
+
+def confirmation(message: Message) -> Confirmation | None:
+    """The question whether an action may be called, if `message` asks one."""
+    data = converted(message.metadata.jit_plugin_data, _JitPlugin) if message.metadata else None
+    asked = data.from_server if data is not None else None
+    if asked is None or asked.type != "confirm_action":
+        return None
+    author, body = message.author or Author(), asked.body or _ConfirmBody()
+    target = _AlwaysAllow()
+    for action in body.actions or ():
+        if action.type == "always_allow" and action.always_allow is not None:
+            target = action.always_allow
+            break
+    return Confirmation(
+        message.id,
+        author.role,
+        author.name,
+        body.domain,
+        target.target_message_id,
+        target.operation_hash,
+    )

@@ -9,7 +9,7 @@ import pytest
 from services.config import Files, Settings
 from services.core.errors import InvalidRequest
 from services.core.requests import Part, file_part, image_part
-from services.providers.backend_api.attachments import Attachment, Opener
+from services.providers.backend_api.files import Attachment, Opener
 from tests.fetch.servers import Server, answer
 from tests.files.support import picture
 

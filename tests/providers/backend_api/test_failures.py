@@ -22,7 +22,7 @@ from services.core.events import SILENCE, Text
 from services.core.models import Credential, Secret
 from services.core.requests import ChatRequest, Message, file_part
 from services.providers.backend_api import BackendApiSettings
-from services.providers.backend_api.refused import refused, refused_in_stream
+from services.providers.backend_api.calls import error_in_stream, error_of
 from services.transport import Timeouts, Transport
 
 from .support import STOP, Stage, joined, message, wait_for
@@ -253,7 +253,7 @@ def test_upstreams_own_timeout_is_a_timeout(stage: Stage) -> None:
 def test_meaning_of_error_bodies(
     status: int, body: bytes, credential: Credential, expected: tuple[int, str | None]
 ) -> None:
-    failure = refused(status, {}, body, credential)
+    failure = error_of(status, {}, body, credential)
     assert failure.status == expected[0]
     assert expected[1] is None or failure.message == expected[1]
     assert "<" not in failure.message
@@ -272,7 +272,7 @@ def test_meaning_of_error_bodies(
     ],
 )
 def test_meaning_of_errors_within_a_stream(error: Any, status: int) -> None:
-    assert refused_in_stream(error, MINE).status == status
+    assert error_in_stream(error, MINE).status == status
 
 
 def test_idle_limit_ends_a_dead_socket(stage: Stage) -> None:

@@ -12,7 +12,7 @@ from emulators.backend_api_frames import accept_key, close, text
 from services.core.errors import ProtocolError, UpstreamUnreachable
 from services.core.events import SILENCE, Conversation, File, Image, Text
 from services.core.requests import ChatRequest, Message
-from services.providers.backend_api.event_socket import SocketDialler
+from services.providers.backend_api.stream import SocketConnector
 from services.transport import Transport
 from tests.transport.certificates import Authority
 from tests.transport.proxies import connect_proxy, socks5_proxy
@@ -91,7 +91,7 @@ def test_no_bearer_goes_to_the_socket(stage: Stage) -> None:
 
 
 def test_socket_that_refuses_names_no_ticket(stage: Stage) -> None:
-    dialler = SocketDialler(Transport())
+    dialler = SocketConnector(Transport())
     url = stage.upstream.url.replace("http", "ws") + "/ws/no-such-ticket"
     with pytest.raises(UpstreamUnreachable) as caught:
         dialler.open(url, secure=False)
@@ -104,12 +104,12 @@ def test_socket_that_refuses_names_no_ticket(stage: Stage) -> None:
 )
 def test_unusable_address_is_a_protocol_error(url: str) -> None:
     with pytest.raises(ProtocolError):
-        SocketDialler(Transport()).open(url, secure=False)
+        SocketConnector(Transport()).open(url, secure=False)
 
 
 def test_secure_upstream_gets_no_open_socket() -> None:
     with pytest.raises(ProtocolError):
-        SocketDialler(Transport()).open("ws://127.0.0.1:9/x", secure=True)
+        SocketConnector(Transport()).open("ws://127.0.0.1:9/x", secure=True)
 
 
 def test_error_answer_instead_of_a_socket(stage: Stage) -> None:
@@ -134,7 +134,7 @@ def greeter(peer: Peer) -> None:
     peer.gone()
 
 
-def greeting(dialler: SocketDialler, url: str) -> list[bytes | None]:
+def greeting(dialler: SocketConnector, url: str) -> list[bytes | None]:
     socket = dialler.open(url, secure=url.startswith("wss"))
     try:
         return [socket.read(2.0), socket.read(2.0)]
@@ -146,10 +146,10 @@ def test_certificate_of_a_socket_is_checked(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     with ScriptedServer(greeter, authority.server_context("127.0.0.1")) as server:
         url = f"wss://{server.origin}/"
-        trusting = SocketDialler(Transport(ca_file=authority.ca_file))
+        trusting = SocketConnector(Transport(ca_file=authority.ca_file))
         assert greeting(trusting, url) == [b"hello", b""]
         with pytest.raises(UpstreamUnreachable) as caught:
-            SocketDialler(Transport()).open(url, secure=True)
+            SocketConnector(Transport()).open(url, secure=True)
     assert "certificate not trusted" in caught.value.message
 
 
@@ -157,11 +157,11 @@ def test_sockets_go_through_the_proxy() -> None:
     with ScriptedServer(greeter) as server:
         url = f"ws://{server.origin}/"
         with ScriptedServer(connect_proxy("Basic dTpw")) as proxy:
-            dialler = SocketDialler(Transport(), f"http://u:p@{proxy.origin}")
+            dialler = SocketConnector(Transport(), f"http://u:p@{proxy.origin}")
             assert greeting(dialler, url) == [b"hello", b""]
             assert proxy.connections == 1
         with ScriptedServer(socks5_proxy([])) as proxy:
-            dialler = SocketDialler(Transport(proxy=f"socks5://{proxy.origin}"))
+            dialler = SocketConnector(Transport(proxy=f"socks5://{proxy.origin}"))
             assert greeting(dialler, url) == [b"hello", b""]
             assert proxy.connections == 1
 
@@ -169,5 +169,5 @@ def test_sockets_go_through_the_proxy() -> None:
 def test_cookies_of_one_socket_are_not_sent_on_another() -> None:
     with ScriptedServer(greeter) as server:
         for _ in range(2):
-            greeting(SocketDialler(Transport()), f"ws://{server.origin}/")
+            greeting(SocketConnector(Transport()), f"ws://{server.origin}/")
         assert all("cookie" not in request.headers for request in server.requests)

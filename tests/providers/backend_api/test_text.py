@@ -7,10 +7,9 @@ import time
 
 import pytest
 
-from services.providers.backend_api.growth import Growth
-from services.providers.backend_api.model_names import gizmo_id
-from services.providers.backend_api.notice import Replacement
-from services.providers.backend_api.scanner import Link, Mark, Marker, Piece, Scanner
+from services.providers.backend_api.citations import Link, Mark, Marker, Piece, Scanner
+from services.providers.backend_api.events import Replacement, TextDiff
+from services.providers.backend_api.gpts import gizmo_id
 from services.providers.backend_api.upstream_events import Content
 
 CITE = "\ue200cite\ue202turn0search0\ue202turn0news1\ue201"
@@ -137,35 +136,35 @@ def test_scanner_gives_up_on_what_never_ends(start: str) -> None:
     assert time.monotonic() - began < 5
 
 
-def grown(growth: Growth, *texts: str) -> list[str]:
+def grown(diff: TextDiff, *texts: str) -> list[str]:
     """What each of the whole texts adds."""
-    return [growth.advance(Content("text", [text])) for text in texts]
+    return [diff.advance(Content("text", [text])) for text in texts]
 
 
 def test_growth_gives_increments_of_several_sizes() -> None:
     text = "".join(random.Random(3).choices("abc 你", k=500))
     ends = [0, 1, 70, 71, 71, 300, 500]
-    assert grown(Growth(), *(text[:end] for end in ends)) == [
+    assert grown(TextDiff(), *(text[:end] for end in ends)) == [
         text[a:b] for a, b in zip([0, *ends], ends, strict=False)
     ]
 
 
 def test_growth_after_a_shorter_repetition_says_nothing_twice() -> None:
-    told = grown(Growth(), "Hello world", "Hello", "Hello world", "Hello world!")
+    told = grown(TextDiff(), "Hello world", "Hello", "Hello world", "Hello world!")
     assert "".join(told) == "Hello world!"
 
 
 def test_rewritten_text_goes_on_from_the_common_start() -> None:
-    told = grown(Growth(), "The sky is gray", "The sky is blue today", "The sky is blue today.")
+    told = grown(TextDiff(), "The sky is gray", "The sky is blue today", "The sky is blue today.")
     assert told == ["The sky is gray", "blue today", "."]
 
 
 def test_growth_is_linear_in_a_long_reply() -> None:
     text = "The quick brown otter swims. " * 20000
     events = [text[: end + 1] for end in range(0, len(text), 2000)]
-    growth = Growth()
+    diff = TextDiff()
     began = time.process_time()
-    assert "".join(grown(growth, *events)) == events[-1]
+    assert "".join(grown(diff, *events)) == events[-1]
     assert time.process_time() - began < 0.3
 
 

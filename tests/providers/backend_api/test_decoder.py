@@ -14,13 +14,12 @@ from emulators.backend_api_deltas import DeltaEncoder
 from services.core.errors import ProtocolError
 from services.core.events import Text
 from services.core.models import Credential
-from services.providers.backend_api.answer import Answer
-from services.providers.backend_api.event_reader import EventReader
-from services.providers.backend_api.found import Found
-from services.providers.backend_api.growth import Growth
+from services.providers.backend_api.decoder import EventDecoder
+from services.providers.backend_api.events import Answer, TextDiff
+from services.providers.backend_api.files import Item
 from services.providers.backend_api.upstream_events import (
+    Appended,
     Content,
-    Grown,
     UpstreamEvent,
     decode_event,
 )
@@ -89,10 +88,10 @@ class Told:
 
     def __init__(self) -> None:
         self.text = ""
-        self._growth = Growth()
+        self._diff = TextDiff()
 
     def hear(self, content: Content) -> None:
-        self.text += self._growth.advance(content)
+        self.text += self._diff.advance(content)
 
 
 def next_event(rng: random.Random, text: str) -> dict[str, Any]:
@@ -130,22 +129,22 @@ def test_every_event_reads_as_if_decoded_alone(ascii_only: bool, tight: bool) ->
     rng = random.Random(seed)
     compared = 0
     for _ in range(200):
-        reader, text = EventReader(), ""
-        ours: dict[str, Growth] = {}
-        plain: dict[str, Growth] = {}
+        decoder, text = EventDecoder(), ""
+        ours: dict[str, TextDiff] = {}
+        plain: dict[str, TextDiff] = {}
         for _ in range(12):
             body = next_event(rng, text)
             text = text_in(body, text)
             frame = raw(body, ascii_only=ascii_only, tight=tight)
-            read = reader.read(frame)
+            read = decoder.decode(frame)
             assert seen(read) == seen(decode_event(frame))
             if read is not None and read.message is not None:
-                compared += isinstance(content_of(read), Grown)
+                compared += isinstance(content_of(read), Appended)
                 name = read.message.id
-                expected = plain.setdefault(name, Growth()).advance(
+                expected = plain.setdefault(name, TextDiff()).advance(
                     Content("text", [content_of(read).whole])
                 )
-                assert ours.setdefault(name, Growth()).advance(content_of(read)) == expected
+                assert ours.setdefault(name, TextDiff()).advance(content_of(read)) == expected
     assert compared > 200
 
 
@@ -155,7 +154,7 @@ def test_deltas_read_as_the_whole_events_they_stand_for() -> None:
     rng = random.Random(seed)
     appended = 0
     for _ in range(200):
-        encoder, reader, text, read = DeltaEncoder(), EventReader(), "", None
+        encoder, decoder, text, read = DeltaEncoder(), EventDecoder(), "", None
         ours: dict[str, Told] = {}
         whole: dict[str, Told] = {}
         for _ in range(12):
@@ -164,9 +163,9 @@ def test_deltas_read_as_the_whole_events_they_stand_for() -> None:
             if "message" not in body:
                 continue
             for delta in encoder.encode(body):
-                read = reader.read(json.dumps(delta).encode())
+                read = decoder.decode(json.dumps(delta).encode())
                 content = content_of(read)
-                appended += isinstance(content, Grown)
+                appended += isinstance(content, Appended)
                 ours.setdefault(body["message"]["id"], Told()).hear(content)
             assert seen(read) == seen(decode_event(raw(body)))
             whole.setdefault(body["message"]["id"], Told()).hear(
@@ -184,9 +183,9 @@ APPEND = {"p": "/message/content/parts/0", "o": "append"}
 
 def after(*deltas: dict[str, Any]) -> tuple[str, Any]:
     """Text and citations once these deltas have followed a message that was added empty."""
-    reader, read = EventReader(), None
+    decoder, read = EventDecoder(), None
     for delta in (ADDED, *deltas):
-        read = reader.read(json.dumps(delta).encode())
+        read = decoder.decode(json.dumps(delta).encode())
     assert read is not None
     assert read.message is not None
     assert read.message.metadata is not None
@@ -258,20 +257,22 @@ def test_deltas_of_every_kind_are_applied_and_unknown_places_left(
 
 
 def test_deltas_before_any_message_say_nothing() -> None:
-    reader = EventReader()
+    decoder = EventDecoder()
     for delta in ("v1", APPEND | {"v": "a"}, {"v": [APPEND]}, {"v": None}):
-        assert reader.read(json.dumps(delta).encode()) is None
+        assert decoder.decode(json.dumps(delta).encode()) is None
 
 
 def test_answer_that_is_added_in_an_unknown_shape_is_an_error() -> None:
     broken = event("a") | {"message": event("a")["message"] | {"content": 7}}
     with pytest.raises(ProtocolError):
-        EventReader().read(json.dumps(ADDED | {"v": broken}).encode())
+        EventDecoder().decode(json.dumps(ADDED | {"v": broken}).encode())
 
 
 def test_long_reply_in_deltas_costs_time_linear_in_it() -> None:
-    reader, growth, said = EventReader(), Growth(), 0
-    reader.read(json.dumps(ADDED | {"v": event("", metadata={"content_references": []})}).encode())
+    decoder, diff, said = EventDecoder(), TextDiff(), 0
+    decoder.decode(
+        json.dumps(ADDED | {"v": event("", metadata={"content_references": []})}).encode()
+    )
     began = time.process_time()
     for number in range(20_000):
         frame = b'{"v": "The quick brown otter swims. "}' if number else b'{"v": "A"}'
@@ -282,72 +283,72 @@ def test_long_reply_in_deltas_costs_time_linear_in_it() -> None:
             frame = json.dumps({"p": "", "o": "patch", "v": [APPEND | {"v": "x"}, note]}).encode()
         elif number % 10 == 1:
             frame = json.dumps(APPEND | {"v": "y"}).encode()
-        said += len(growth.advance(content_of(reader.read(frame))))
-    assert said == len(content_of(reader.read(b'{"v": ""}')).whole)
+        said += len(diff.advance(content_of(decoder.decode(frame))))
+    assert said == len(content_of(decoder.decode(b'{"v": ""}')).whole)
     assert time.process_time() - began < 2
 
 
 def test_of_a_growing_text_only_what_is_new_is_decoded() -> None:
-    reader = EventReader()
+    decoder = EventDecoder()
     text = 'She said: "otters", \\ and 水獭🦦.\n' * 50
-    reader.read(raw(event(text[:1])))
+    decoder.decode(raw(event(text[:1])))
     for end in range(2, len(text)):
-        content = content_of(reader.read(raw(event(text[:end]))))
-        assert isinstance(content, Grown)
+        content = content_of(decoder.decode(raw(event(text[:end]))))
+        assert isinstance(content, Appended)
         assert (content.parts, content.start) == ([text[end - 1]], end - 1)
     assert content.whole == text[:-1]
 
 
 def test_heartbeats_between_events_are_no_hindrance() -> None:
-    reader = EventReader()
-    reader.read(raw(event("a")))
-    assert reader.read(b"2024-02-11 10:15:00.123456") is None
-    assert isinstance(content_of(reader.read(raw(event("ab")))), Grown)
+    decoder = EventDecoder()
+    decoder.decode(raw(event("a")))
+    assert decoder.decode(b"2024-02-11 10:15:00.123456") is None
+    assert isinstance(content_of(decoder.decode(raw(event("ab")))), Appended)
 
 
 def test_an_upstream_that_stamps_its_events_is_read_all_the_same() -> None:
-    reader = EventReader()
+    decoder = EventDecoder()
     for number in range(100):
         frame = raw(event("a" * number, id="m1", create_time=number))
-        assert seen(reader.read(frame)) == seen(decode_event(frame))
+        assert seen(decoder.decode(frame)) == seen(decode_event(frame))
 
 
 def test_a_broken_event_after_good_ones_is_an_error() -> None:
-    reader, frame = EventReader(), raw(event("a"))
-    reader.read(frame)
+    decoder, frame = EventDecoder(), raw(event("a"))
+    decoder.decode(frame)
     with pytest.raises(ProtocolError):
-        reader.read(frame.replace(b'"a"', b'"ab"')[:-1])
+        decoder.decode(frame.replace(b'"a"', b'"ab"')[:-1])
 
 
 @pytest.mark.parametrize("bad", [b'"', b"\\", b"\\ud83d", b"\n", b"\xff", b'x", "y'])
 def test_what_cannot_stand_in_a_string_is_not_taken_for_text(bad: bytes) -> None:
-    reader, frame = EventReader(), raw(event("a"))
-    reader.read(frame)
+    decoder, frame = EventDecoder(), raw(event("a"))
+    decoder.decode(frame)
     changed = frame.replace(b'["a"]', b'["a' + bad + b'"]')
     try:
         expected = seen(decode_event(changed))
     except ProtocolError:
         with pytest.raises(ProtocolError):
-            reader.read(changed)
+            decoder.decode(changed)
     else:
-        assert seen(reader.read(changed)) == expected
+        assert seen(decoder.decode(changed)) == expected
 
 
 def test_shorter_text_then_more_says_nothing_twice() -> None:
-    answer = Answer(Credential(None), plot_notice="", upload_notice="", told=False)
-    found: list[Found] = []
+    answer = Answer(Credential(None), plot_notice="", upload_notice="", name_conversation=False)
+    items: list[Item] = []
     for text in ("Hello world", "Hello", "Hello wor", "Hello world!", "Hello world! Bye"):
-        answer.feed(raw(event(text)), found)
-    answer.close(found)
-    assert "".join(item.text for item in found if isinstance(item, Text)) == "Hello world! Bye"
+        answer.feed(raw(event(text)), items)
+    answer.close(items)
+    assert "".join(item.text for item in items if isinstance(item, Text)) == "Hello world! Bye"
 
 
 def test_source_that_never_comes_delays_the_text_for_eight_events_and_only_once() -> None:
-    answer = Answer(Credential(None), plot_notice="", upload_notice="", told=False)
+    answer = Answer(Credential(None), plot_notice="", upload_notice="", name_conversation=False)
     cite, text, heard = "\ue200cite\ue202turn0search0\ue201", "", []
     for delta in ("A", cite, *"bcdefghijkl", cite, "m"):
         text += delta
-        found: list[Found] = []
-        answer.feed(raw(event(text)), found)
-        heard.append("".join(item.text for item in found if isinstance(item, Text)))
+        items: list[Item] = []
+        answer.feed(raw(event(text)), items)
+        heard.append("".join(item.text for item in items if isinstance(item, Text)))
     assert heard == ["A", *[""] * 8, "bcdefghi", "j", "k", "l", "", "m"]
