@@ -12,8 +12,7 @@ from services.api import admin, billing, chat, errors, files, health, images, mo
 from services.api import metrics as metrics_api
 from services.api.answer import NoSessions
 from services.api.auth import Authenticator
-from services.api.edge import Edge
-from services.api.paths import LenientPaths
+from services.api.middleware import Middleware
 from services.config import Settings, refused_problems
 from services.files.adopt import Adopter, PictureBytes
 from services.files.cache import FileCache
@@ -108,11 +107,14 @@ def create_app(settings: Settings, *, serve: bool = True) -> Flask:
     )
     app.register_blueprint(admin.blueprint(settings, views))
     routes = frozenset(str(rule) for rule in app.url_map.iter_rules())
-    lenient = LenientPaths(app.wsgi_app, prefix, routes)
-    edge = Edge(
-        lenient, settings.server.cors_origins, settings.server.answer_headers, metrics.answered
+    app.wsgi_app = Middleware(  # type: ignore[method-assign]
+        app.wsgi_app,
+        routes,
+        prefix,
+        settings.server.cors_origins,
+        settings.server.answer_headers,
+        metrics.answered,
     )
-    app.wsgi_app = edge  # type: ignore[method-assign]
     app.extensions["close"] = closing(schedule, upstreams)
     if serve:
         schedule.start()

@@ -18,9 +18,8 @@ from werkzeug.serving import make_server
 
 from services.api import errors
 from services.api.auth import Authenticator
-from services.api.edge import Edge
 from services.api.files import blueprint, public_blueprint
-from services.api.paths import LenientPaths
+from services.api.middleware import Middleware
 from services.config import Auth, GatewayKeySetting, Server, Settings
 from services.core.models import Secret
 from services.files.cache import FileCache, Lifetimes
@@ -76,8 +75,7 @@ def make_app(
         app.config["MAX_CONTENT_LENGTH"] = int(settings.server.max_body_mb * 1024 * 1024)
         app.register_blueprint(blueprint(settings, user_files, Authenticator(settings)))
     routes = frozenset(str(rule) for rule in app.url_map.iter_rules())
-    lenient = LenientPaths(app.wsgi_app, "", routes)
-    app.wsgi_app = Edge(lenient, ("*",))  # type: ignore[method-assign]
+    app.wsgi_app = Middleware(app.wsgi_app, routes, "", ("*",))  # type: ignore[method-assign]
     return app
 
 

@@ -1,5 +1,5 @@
-"""What every answer gets, whoever made it: a request id, the headers of CORS, and of an answer
-to a counted request the standing of its key and who served it.
+"""What every request and every answer gets: one spelling of the path; a request id, the headers of
+CORS, and of an answer to a counted request the standing of its key and who served it.
 
 A WSGI layer rather than Flask hooks and flask-cors: those took 60 µs of CPU a request, this
 takes 5.
@@ -37,10 +37,23 @@ _CLIENT_ID = re.compile(r"[!-~]{1,512}")
 _GRAPHIC = re.compile(r"[!-~]+")
 _UNQUOTED = "!#$&'()*+,/:;=?@[]~|^`{}<>\""
 _HEADER_NAMES = re.compile(r"[\w\s,-]{1,1000}", re.ASCII)
+_SLASHES = re.compile(r"/{2,}")
+_DOUBLED = re.compile(r"^(/v1)+(?=/v1/)")
+_PASTED = re.compile(
+    r"^/v1/(?:chat/completions|images/generations|audio/speech|models)(?=/(?:v1/|chat/|images/|audio/))"
+)
+_ANY_ORIGIN = ("Access-Control-Allow-Origin", "*")
+_VARY = ("Vary", "Origin")
+_EXPOSED = ("Access-Control-Expose-Headers", EXPOSED_HEADERS)
+_VERSION = ("openai-version", "2020-10-01")
 
 
-class Edge:
-    """WSGI middleware. `origins` are the allowed ones; `*` allows any, without credentials.
+class Middleware:
+    """The one WSGI layer before Flask.
+
+    `routes` are the application's paths; under `prefix`, the operator's or "", live all routes of
+    the API, and without it there are none. `origins` are the allowed ones; `*` allows any, without
+    credentials.
 
     `says_who`: answers name the provider and the model that served them. `note` is told the path,
     in its one spelling, and the status of each answer.
@@ -49,11 +62,15 @@ class Edge:
     def __init__(
         self,
         app: WSGIApp,
+        routes: frozenset[str],
+        prefix: str,
         origins: tuple[str, ...],
         says_who: bool = True,
         note: Callable[[str, str], None] = lambda path, status: None,
     ) -> None:
         self._app = app
+        self._routes = routes
+        self._prefix = f"/{prefix.strip('/')}" if prefix.strip("/") else ""
         self._says_who = says_who
         self._note = note
         self._origins = frozenset(origins)
@@ -63,6 +80,8 @@ class Edge:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         started = time.monotonic()
+        if environ["PATH_INFO"] not in self._routes:
+            environ["PATH_INFO"] = self.normalise(environ["PATH_INFO"])
         # an id to find a request in the log by, not a secret
         identity = f"req_{random.getrandbits(96):024x}"  # noqa: S311
         environ["causeway.request_id"] = identity
@@ -81,10 +100,12 @@ class Edge:
                 headers += turn.headers.items()
                 if self._says_who and turn.settled and turn.served is not None:
                     headers += _who_served(turn.served, turn.model)
-            headers.append(("x-request-id", identity))
-            headers.append(("openai-version", "2020-10-01"))
             spent = round((time.monotonic() - started) * 1000)
-            headers.append(("openai-processing-ms", str(spent)))
+            headers += (
+                ("x-request-id", identity),
+                _VERSION,
+                ("openai-processing-ms", str(spent)),
+            )
             return start_response(status, headers, exc_info)
 
         if environ["REQUEST_METHOD"] == "OPTIONS":
@@ -92,15 +113,28 @@ class Edge:
             return ()
         return self._app(environ, begin)
 
+    def normalise(self, path: str) -> str:
+        """The path as the application knows it: callers make double slashes, a doubled or missing
+        /v1 and a pasted full path of a base URL.
+        """
+        path = _SLASHES.sub("/", path)
+        if not path.startswith(f"{self._prefix}/"):
+            return path
+        inner = _DOUBLED.sub("", path[len(self._prefix) :])
+        inner = _PASTED.sub("", inner)
+        if not inner.startswith("/v1/") and f"{self._prefix}/v1{inner}" in self._routes:
+            inner = f"/v1{inner}"
+        return self._prefix + inner
+
     def _cross_origin(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
         if self._any:
-            allowed = [("Access-Control-Allow-Origin", "*")]
+            allowed = [_ANY_ORIGIN]
         elif environ.get("HTTP_ORIGIN") in self._origins:
-            allowed = [("Access-Control-Allow-Origin", environ["HTTP_ORIGIN"]), ("Vary", "Origin")]
+            allowed = [("Access-Control-Allow-Origin", environ["HTTP_ORIGIN"]), _VARY]
         else:
-            return [("Vary", "Origin")]
+            return [_VARY]
         if "HTTP_ORIGIN" in environ:
-            allowed.append(("Access-Control-Expose-Headers", EXPOSED_HEADERS))
+            allowed.append(_EXPOSED)
         return allowed
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.api.paths import LenientPaths
+from services.api.middleware import Middleware
 
 ROUTES = frozenset({"/v1/chat/completions", "/v1/models", "/health", "/api/v1/chat/completions"})
 
@@ -26,7 +26,7 @@ ROUTES = frozenset({"/v1/chat/completions", "/v1/models", "/health", "/api/v1/ch
     ],
 )
 def test_path_is_normalised(path: str, known: str) -> None:
-    assert LenientPaths(lambda *_: (), "", ROUTES).normalise(path) == known
+    assert Middleware(lambda *_: (), ROUTES, "", ()).normalise(path) == known
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_path_is_normalised(path: str, known: str) -> None:
     ],
 )
 def test_operators_prefix_is_kept(path: str, known: str) -> None:
-    assert LenientPaths(lambda *_: (), "api", ROUTES).normalise(path) == known
+    assert Middleware(lambda *_: (), ROUTES, "api", ()).normalise(path) == known
