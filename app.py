@@ -50,22 +50,22 @@ def create_app(settings: Settings, *, serve: bool = True) -> Flask:
     app.session_interface = NoSessions()
     metrics = Metrics(
         lambda: (str(rule) for rule in app.url_map.iter_rules()),
-        under_way=lambda: gatekeeper.under_way,
+        under_way=lambda: admission.under_way,
         accounts=lambda: ((a.provider, a.state) for a in credentials.pools.accounts()),
         store_is_up=lambda: store.status.state == "ok",
     )
-    book, usage = KeyLookup(store, settings.auth.keys), UsageStore(store)
+    key_lookup, usage = KeyLookup(store, settings.auth.keys), UsageStore(store)
     listed = ListedModels(lambda: (card.id for card in gateway.models()))
-    ledger = UsageRecorder(usage, listed, metrics.turns)
-    gatekeeper = AdmissionControl(store, book, ledger, vault)
+    recorder = UsageRecorder(usage, listed, metrics.turns)
+    admission = AdmissionControl(store, key_lookup, recorder, vault)
     cache = FileCache.from_settings(settings)
     max_body = int(settings.server.max_body_mb * MEGABYTE)
     user_files = UserFiles(cache, store, max_body)
     schedule = Schedule(store)
     schedule.every(SWEEP_EVERY, "sweep-files", cache.sweep)
-    schedule.every(1.0, "count-usage", ledger.flush, everywhere=True)
+    schedule.every(1.0, "count-usage", recorder.flush, everywhere=True)
     schedule.every(1.0, "write-metrics", metrics.tick, everywhere=True)
-    schedule.every(LEASE_SECONDS / 6, "renew-leases", gatekeeper.renew_leases, everywhere=True)
+    schedule.every(LEASE_SECONDS / 6, "renew-leases", admission.renew_leases, everywhere=True)
     upstreams = make_transport(settings)
     credentials = Credentials.from_settings(
         settings,
@@ -79,7 +79,7 @@ def create_app(settings: Settings, *, serve: bool = True) -> Flask:
     gateway = make_gateway(
         settings, store, cache, user_files, upstreams, background, credentials, metrics
     )
-    auth = Authenticator(settings, gatekeeper)
+    auth = Authenticator(settings, admission)
     # a model may be made to link anything: such links are callers' URLs
     pictures = PictureBytes(cache, caller_fetcher(settings), packed_limits(settings))
 
@@ -91,7 +91,7 @@ def create_app(settings: Settings, *, serve: bool = True) -> Flask:
         images.blueprint(settings, gateway, auth, pictures),
         models.blueprint(gateway, auth),
         files.blueprint(settings, user_files, auth),
-        billing.blueprint(auth, book, usage, settings.models.prices),
+        billing.blueprint(auth, key_lookup, usage, settings.models.prices),
     ):
         app.register_blueprint(api, url_prefix=prefix)
     app.register_blueprint(files.public_blueprint(cache))
@@ -99,7 +99,7 @@ def create_app(settings: Settings, *, serve: bool = True) -> Flask:
     app.register_blueprint(metrics_api.blueprint(settings, metrics))
     views = admin.Admin(
         settings,
-        KeyEditor(store, book, vault),
+        KeyEditor(store, key_lookup, vault),
         usage,
         credentials.pools,
         lambda: gateway.pools,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.call_limiter import CallLimiter
+from services.accounts.call_limiter import CallLimiter
 from services.core.models import CallLimit
 from services.server import embedded_store
 from services.store import Store
@@ -29,7 +29,7 @@ def limit(account: str, per_minute: int) -> CallLimit:
 WORKER = """
 import json, sys
 from services.core.models import CallLimit
-from services.call_limiter import CallLimiter
+from services.accounts.call_limiter import CallLimiter
 from services.store import Store
 limiter = CallLimiter(Store(sys.argv[1]))
 sys.stdin.readline()

@@ -14,13 +14,13 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from services.accounts.call_limiter import CallLimiter
 from services.accounts.pool import Admission, Fault, Lease, Pool, ask_store, split_account
 from services.accounts.pools import Pools
 from services.accounts.token_endpoint import TokenFailure, refresher_of
 from services.accounts.token_store import TokenFiles, TokenStore
 from services.accounts.tokens import Renewal, TokenManager
 from services.accounts.vault import Vault
-from services.call_limiter import CallLimiter
 from services.config import Settings
 from services.core.errors import GatewayError, RateLimited, Unavailable
 from services.core.events import Conversation, Events

@@ -18,8 +18,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 from redis.client import Pipeline
 
+from services.accounts.call_limiter import calls_key
 from services.accounts.vault import hashed
-from services.call_limiter import calls_key
 from services.config.settings import AccountSetting
 from services.core.errors import GatewayError, RateLimited, Unavailable
 from services.core.models import CallLimit, Secret

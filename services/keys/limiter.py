@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from services.call_limiter import ClockWindow
+from services.accounts.call_limiter import ClockWindow
 from services.core.errors import KeyLimitReached
 from services.keys.records import KeyRecord, Limits
 from services.store import ScriptCall, Store, StoreScript

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emulators.backend_api import BackendApi as Upstream
-from services.call_limiter import CallLimiter
+from services.accounts.call_limiter import CallLimiter
 from services.config import Settings
 from services.core.errors import ProtocolError, RateLimited, UpstreamRefused
 from services.core.requests import ChatRequest, Message

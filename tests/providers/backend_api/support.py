@@ -15,7 +15,7 @@ import msgspec
 
 from emulators.backend_api import BackendApi as Upstream
 from services import transport
-from services.call_limiter import CallLimiter
+from services.accounts.call_limiter import CallLimiter
 from services.config import Settings
 from services.core.errors import GatewayError
 from services.core.events import (
