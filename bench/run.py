@@ -79,6 +79,19 @@ def start_gateway(port: int, upstream: int, folder: Path) -> subprocess.Popen[by
     return process
 
 
+def start_floor(port: int, upstream: int, folder: Path) -> subprocess.Popen[bytes]:
+    """bench/floor.py: the bare forwarder that the gateway is compared with."""
+    command = [sys.executable, "-m", "gunicorn", "--worker-class", "gevent"]
+    command += ["--worker-connections", "4000", "--bind", f"127.0.0.1:{port}", "bench.floor:app"]
+    environ = {**os.environ, "UPSTREAM": f"http://127.0.0.1:{upstream}"}
+    with (folder / "floor.txt").open("wb") as output:
+        process = subprocess.Popen(
+            pinned(0, *command), cwd=ROOT, env=environ, stdout=output, stderr=output
+        )
+    wait_until_up(f"http://127.0.0.1:{port}/ready")
+    return process
+
+
 def load(mode: str, url: str, model: str, streams: int, *options: str) -> dict:
     command = [sys.executable, str(ROOT / "bench/loadgen.py"), mode, "--url", url, "--model", model]
     command += ["-c", str(streams), "--key", KEY, *options]
@@ -106,9 +119,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         upstream = start_upstream(upstream_port)
         gateway = start_gateway(gateway_port, upstream_port, Path(folder))
+        floor_port = free_port()
+        floor = start_floor(floor_port, upstream_port, Path(folder))
         try:
             targets = {
                 "direct": (f"http://127.0.0.1:{upstream_port}/v1", ""),
+                "floor": (f"http://127.0.0.1:{floor_port}/v1", str(floor.pid)),
                 "causeway": (f"http://127.0.0.1:{gateway_port}/v1", str(gateway.pid)),
             }
             for target in options.target:
@@ -116,7 +132,7 @@ def main() -> None:
                 targets[name] = (url, "")
             report(targets, options)
         finally:
-            for process in (gateway, upstream):
+            for process in (gateway, floor, upstream):
                 process.terminate()
                 process.wait(30)
 
