@@ -115,6 +115,7 @@ def create_app(settings: Settings, *, serve: bool = True) -> Flask:
         settings.server.answer_headers,
         metrics.answered,
     )
+    app.extensions["warnings"] = settings.warnings
     app.extensions["close"] = closing(schedule, upstreams)
     if serve:
         schedule.start()

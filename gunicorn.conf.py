@@ -92,6 +92,9 @@ def post_worker_init(worker):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as when a terminal is closed
     signal.signal(LEAVE, lambda *_: worker.leave())
     worker.config_reload.ready(worker.pid)
+    if worker.config_reload.is_first(worker):
+        for text in worker.wsgi.extensions["warnings"]:
+            logging.getLogger("config").warning(text)
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

@@ -112,6 +112,10 @@ class Reload:
         """In a worker: it serves."""
         (self._folder / f"ready.{pid}").touch(0o600)
 
+    def is_first(self, worker: Any) -> bool:
+        """Whether it is the first with the settings as they are: what has to be said once."""
+        return bool(worker.age == max(self._last_old, 0) + 1)
+
     def gone(self, pid: int) -> None:
         """In the master: a worker has ended."""
         (self._folder / f"ready.{pid}").unlink(missing_ok=True)
