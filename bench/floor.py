@@ -1,6 +1,6 @@
 """The floor to compare with: Flask, gunicorn's gevent worker and geventhttpclient, and nothing else.
 
-    UPSTREAM=http://127.0.0.1:9201 gunicorn -k gevent -b 127.0.0.1:9300 bench.floor:app
+    UPSTREAM=http://127.0.0.1:9201 gunicorn -k gevent -b 127.0.0.1:9300 floor:app   (in this folder)
 
 It forwards a chat request as it came and hands the answer on as it arrives: no authentication, no
 validation, no log, no decoding, no look at how a stream ends.

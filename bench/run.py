@@ -82,11 +82,11 @@ def start_gateway(port: int, upstream: int, folder: Path) -> subprocess.Popen[by
 def start_floor(port: int, upstream: int, folder: Path) -> subprocess.Popen[bytes]:
     """bench/floor.py: the bare forwarder that the gateway is compared with."""
     command = [sys.executable, "-m", "gunicorn", "--worker-class", "gevent"]
-    command += ["--worker-connections", "4000", "--bind", f"127.0.0.1:{port}", "bench.floor:app"]
+    command += ["--worker-connections", "4000", "--bind", f"127.0.0.1:{port}", "floor:app"]
     environ = {**os.environ, "UPSTREAM": f"http://127.0.0.1:{upstream}"}
     with (folder / "floor.txt").open("wb") as output:
         process = subprocess.Popen(
-            pinned(0, *command), cwd=ROOT, env=environ, stdout=output, stderr=output
+            pinned(0, *command), cwd=ROOT / "bench", env=environ, stdout=output, stderr=output
         )
     wait_until_up(f"http://127.0.0.1:{port}/ready")
     return process
